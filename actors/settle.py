@@ -1,0 +1,69 @@
+"""What becomes of a job when an attempt ends: one pure decision, given the attempt, its outcome and the time."""
+
+from typing import Final
+
+from runtime.errors import problem
+from runtime.policies import Backoff
+from runtime.store.port import Claimed, Finish
+from schemas.errors import Problem
+from schemas.jobs import MAX_RESULT, Outcome, RetryPolicy
+
+DEFAULT_RETRY: Final = RetryPolicy()
+
+
+def settle(claimed: Claimed, outcome: Outcome, result: str | None, now: int, chance: float) -> Finish:
+    """Decide how *claimed* goes on after *outcome*.
+
+    *result* is the outcome's result as JSON text, *chance* a float in [0, 1) for the jitter. The rules, first match
+    wins:
+
+    | outcome | becomes |
+    |---|---|
+    | ok, result within 1 MiB | completed |
+    | ok, result too large | failed/permanent |
+    | its kind is unknown | paused/hold, attempt refunded |
+    | asked to go on later | delayed/snooze, attempt refunded |
+    | the daemon stops | pending, attempt refunded |
+    | cancelled | cancelled/user |
+    | rate limited | delayed/rate_limit, attempt refunded |
+    | permanent, dependency, or a class the policy does not retry | failed/permanent |
+    | attempts left | delayed/retry |
+    | no attempts left | failed/timeout after a timeout, else failed/exhausted |
+
+    A crash is counted apart by the store; the third ends in failed/poison.
+    """
+    if outcome.ok:
+        if result is not None and (size := len(result.encode())) > MAX_RESULT:
+            return Finish(claimed, "failed", "permanent", error=too_large(size).model_dump_json())
+        return Finish(claimed, "completed", result=result)
+    error = outcome.error.model_dump_json() if outcome.error is not None else None
+    wait = outcome.retry_after_ms
+    if outcome.hold:
+        return Finish(claimed, "paused", "hold", error=error, refund=True)
+    if outcome.snooze:
+        return Finish(claimed, "delayed", "snooze", execute_after=now + (wait or 0), refund=True)
+    if outcome.refund:
+        return Finish(claimed, "pending", error=error, refund=True)
+    return after_failure(claimed, outcome, error, now, chance)
+
+
+def after_failure(claimed: Claimed, outcome: Outcome, error: str | None, now: int, chance: float) -> Finish:
+    """Decide how a job goes on after a real failure."""
+    policy = RetryPolicy.model_validate_json(claimed.retry) if claimed.retry else DEFAULT_RETRY
+    kind = outcome.error_class or "bug"
+    backoff = Backoff(policy.base_ms, policy.factor, policy.max_ms, policy.jitter)
+    due = now + max(round(backoff.delay(max(0, claimed.attempt - 1), chance)), outcome.retry_after_ms or 0)
+    if kind == "cancelled":
+        return Finish(claimed, "cancelled", "user", error=error)
+    if kind == "rate_limited" and "rate_limited" in policy.retry_on:
+        return Finish(claimed, "delayed", "rate_limit", error=error, execute_after=due, refund=True)
+    if kind not in policy.retry_on and not outcome.crash:
+        return Finish(claimed, "failed", "permanent", error=error)
+    if claimed.attempt >= claimed.max_attempts:
+        reason = "timeout" if kind == "timeout" else "exhausted"
+        return Finish(claimed, "failed", reason, error=error, crash=outcome.crash)
+    return Finish(claimed, "delayed", "retry", error=error, execute_after=due, crash=outcome.crash)
+
+
+def too_large(size: int) -> Problem:
+    return problem("job.result_too_large", f"the result has {size} bytes; at most {MAX_RESULT} are kept")

@@ -1,0 +1,127 @@
+"""An attempt at a job as its runner sees it: on the board while it runs, and what its end means."""
+
+import math
+from types import TracebackType
+from typing import Final
+
+import anyio
+
+from runtime.core.ref import Ref
+from runtime.errors import MailboxFull, UnderstudyError, problem
+from runtime.outcomes import Cancel, Fail, Retry, Snooze
+from schemas.base import Message
+from schemas.errors import ErrorClass, Problem
+from schemas.jobs import Lease, Outcome
+
+MAX_ERROR_TEXT: Final = 2000
+
+
+class Attempt:
+    """One attempt that runs in this daemon: a scope that ends it, by a wish (`Board.cancel`) or by its own deadline.
+
+    Entered, it stands on the board; left, it is gone, and the cancellation that either of them sent is swallowed.
+    """
+
+    __slots__ = ("_board", "lease", "scope", "wished")
+
+    def __init__(self, board: dict[str, "Attempt"], lease: Lease, seconds: float | None) -> None:
+        self._board = board
+        self.lease = lease
+        self.wished = False
+        self.scope = anyio.CancelScope(deadline=math.inf if seconds is None else anyio.current_time() + seconds)
+
+    def __enter__(self) -> "Attempt":
+        self._board[self.lease.id] = self
+        self.scope.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if self._board.get(self.lease.id) is self:
+            del self._board[self.lease.id]
+        return self.scope.__exit__(kind, error, trace)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a wish is what ended it; one that was done before the wish reached it is not cancelled."""
+        return self.wished and self.scope.cancelled_caught
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether its own deadline ended it."""
+        return not self.wished and self.scope.cancelled_caught
+
+
+class Board:
+    """The attempts that run now, so that a wish to cancel reaches the work at once and not through a busy mailbox."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[str, Attempt] = {}
+        self._early: dict[str, int] = {}
+
+    def running(self, lease: Lease, seconds: float | None = None) -> Attempt:
+        """Return the attempt of *lease*, to be entered; *seconds* is the time it may take."""
+        attempt = Attempt(self._attempts, lease, seconds)
+        if self._early and self._early.pop(lease.id, None) == lease.epoch:
+            attempt.wished = True
+            attempt.scope.cancel()
+        return attempt
+
+    def cancel(self, job: str, epoch: int) -> bool:
+        """End the attempt *epoch* of *job*; return whether it runs. A wish that is here first waits for its attempt."""
+        attempt = self._attempts.get(job)
+        if attempt is None:
+            self._early[job] = epoch
+            return False
+        if attempt.lease.epoch != epoch:
+            return False
+        attempt.wished = True
+        attempt.scope.cancel()
+        return True
+
+    def over(self, job: str) -> None:
+        """Forget a wish that found no attempt: *job* has ended, or begins anew."""
+        self._early.pop(job, None)
+
+
+async def tell_surely(ref: Ref, message: Message) -> None:
+    """Tell *ref* what must not be lost: where its mailbox is full, wait for room, though the work is being cancelled.
+
+    Raises what `Ref.tell` raises.
+    """
+    try:
+        ref.tell_nowait(message)
+    except MailboxFull:
+        with anyio.CancelScope(shield=True):
+            await ref.tell(message)
+
+
+STOPPED: Final = Outcome(ok=False, refund=True)
+"""What remains true of an attempt that the daemon's stop cut off: it does not count."""
+
+CANCELLED: Final = Outcome(ok=False, error=problem("job.cancelled"), error_class="cancelled")
+
+_SAID: Final[dict[type[Exception], ErrorClass]] = {Fail: "permanent", Cancel: "cancelled"}
+
+
+def outcome_of(error: Exception) -> Outcome:
+    """Return the outcome for what the work raised."""
+    match error:
+        case Snooze():
+            return Outcome(ok=False, snooze=True, retry_after_ms=max(0, round(error.seconds * 1000)))
+        case Retry():
+            wait = None if error.after is None else max(0, round(error.after * 1000))
+            return Outcome(ok=False, error=failure(error), error_class="transient", retry_after_ms=wait)
+        case Fail() | Cancel():
+            return Outcome(ok=False, error=failure(error), error_class=_SAID[type(error)])
+        case UnderstudyError():
+            wait = None if error.retry_after is None else round(error.retry_after * 1000)
+            return Outcome(ok=False, error=error.problem(), error_class=error.error_class, retry_after_ms=wait)
+        case _:
+            return Outcome(ok=False, error=failure(error), error_class="bug")
+
+
+def failure(error: Exception) -> Problem:
+    """Return an error of the user's code as it is shown: its type and its words, never a traceback."""
+    return problem("job.failed", f"{type(error).__name__}: {error}"[:MAX_ERROR_TEXT])

@@ -1,0 +1,288 @@
+"""The front desk: what the control socket's operations do inside the daemon."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+
+from runtime.core.ref import Ref
+from runtime.core.system import ActorSystem
+from runtime.errors import AgentNotFound, AskTimeout, Draining, JobFailed, JobNotFound, NoSuchActor, problem
+from runtime.events import Subscription
+from runtime.events import follow as replay
+from runtime.house import House
+from runtime.version import API, VERSION
+from runtime.watchdog import Watchdog
+from schemas.agents import Say
+from schemas.base import Message, Request
+from schemas.errors import Problem
+from schemas.events import Event, StreamPart
+from schemas.jobs import ENDED, CancelJob, JobView, NewJob, SubmitJob, Submitted
+from schemas.system import ActorView, Health, HealthView, Hello, StatusView
+
+
+class Desk:
+    """Answers for one running daemon. The first four are called in the control thread and read what was published."""
+
+    def __init__(self, house: House, system: ActorSystem, watchdog: Watchdog) -> None:
+        self.house, self.system, self.watchdog = house, system, watchdog
+        self.ready = False
+        self.safe_mode: str | None = None
+
+    # -- from any thread ---------------------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        return Hello(
+            version=VERSION,
+            api={"min": API, "max": API},
+            pid=self.house.pid,
+            started_at=self.house.started_at,
+            features=("jobs", "agents", "events"),
+        )
+
+    def health(self) -> HealthView:
+        health, reasons = self._judge()
+        return HealthView(
+            health=health, reasons=reasons, loop_lag_ms=self.watchdog.lag_ms, blocked=self.watchdog.blocked
+        )
+
+    def _judge(self) -> tuple[Health, tuple[str, ...]]:
+        if self.house.draining:
+            return "draining", ("the daemon is stopping",)
+        if not self.ready:
+            return "starting", ("the daemon is starting",)
+        reasons = []
+        if self.house.store_trouble is not None:
+            reasons.append(f"the store refuses writes: {self.house.store_trouble}")
+        if self.watchdog.blocked is not None:
+            blocked = self.watchdog.blocked
+            reasons.append(f"the event loop is blocked for {blocked['seconds']:.1f} s by {blocked['actor']}")
+        reasons += [
+            f"{cell.name} is quarantined: {cell.reason}" for cell in cells(self.tree()) if cell.state == "quarantined"
+        ]
+        if self.safe_mode is not None:
+            return "safe_mode", (self.safe_mode, *reasons)
+        return ("degraded" if reasons else "ok"), tuple(reasons)
+
+    def status(self) -> StatusView:
+        health, reasons = self._judge()
+        house = self.house
+        agents = [cell.state for cell in cells(self.tree()) if cell.name.startswith("agent:")]
+        workers = list(house.workers.values())
+        return StatusView(
+            pid=house.pid,
+            version=VERSION,
+            uptime=max(0, house.clock.now() - house.started_at) / 1000,
+            health=health,
+            reasons=reasons,
+            home=str(house.home),
+            config=str(house.loaded.path),
+            boot=house.boot,
+            durability=house.loaded.settings.runtime.durability,
+            agents={
+                "total": len(agents),
+                "running": agents.count("running"),
+                "quarantined": agents.count("quarantined"),
+            },
+            workers={"total": len(workers), "busy": sum(map(bool, workers)), "idle": workers.count(0)},
+            queues={
+                name: {s: n for s, n in counts.copy().items() if n} for name, counts in house.counts.copy().items()
+            },
+            loop_lag_ms=self.watchdog.lag_ms,
+            blocked=self.watchdog.blocked,
+        )
+
+    def tree(self) -> ActorView:
+        return self.system.tree()
+
+    # -- on the actors' loop -----------------------------------------------------------------------------------------
+
+    def find(self, name: str) -> Ref:
+        """Return the actor *name*, or the agent of that name. Raises NoSuchActor."""
+        try:
+            return self.system.ref(name)
+        except NoSuchActor:
+            if f"agent:{name}" in self.system.names():
+                return self.system.ref(f"agent:{name}")
+            raise
+
+    async def ask(self, actor: str, message: Message, *, timeout: float, key: str | None) -> Any:
+        if message.DURABLE:
+            return await self._ask_durably(self.find(actor), message, timeout, key)
+        self._check_open(message)
+        if not isinstance(message, Request):
+            await self.find(actor).tell(message)
+            return None
+        return await self.find(actor).ask(message, timeout=timeout)
+
+    async def tell(self, actor: str, message: Message, *, key: str | None) -> Any:
+        ref = self.find(actor)
+        if message.DURABLE:
+            return await self._submit(ref, message, key)
+        self._check_open(message)
+        await ref.tell(message)
+        return None
+
+    def _check_open(self, message: Message) -> None:
+        if self.house.draining and isinstance(message, SubmitJob):
+            raise Draining("the daemon is stopping and takes no new work", retry_after=5.0)
+
+    async def _submit(self, ref: Ref, message: Message, key: str | None) -> Submitted:
+        """Make a durable message the job that it is."""
+        agent = ref.name.removeprefix("agent:")
+        args = {"agent": agent, "type": message.TYPE, "message": message.model_dump(mode="json")}
+        submit = SubmitJob(job=NewJob(kind="agent.message", args=args, key=key))
+        self._check_open(submit)
+        return await self.system.ref("queue").ask(submit)
+
+    async def _ask_durably(self, ref: Ref, message: Message, timeout: float, key: str | None) -> Any:
+        submitted = await self._submit(ref, message, key)
+        with anyio.move_on_after(timeout):
+            async with self.watch(submitted.id) as parts:
+                async for part in parts:
+                    if part.kind == "done":
+                        return answer_of(part.data["job"], submitted.id)
+        raise AskTimeout(
+            f"job {submitted.id} goes on; wait for it with: understudy jobs wait {submitted.id}", job=submitted.id
+        )
+
+    @asynccontextmanager
+    async def chat(
+        self, agent: str, say: Say, *, key: str | None, detach: bool
+    ) -> AsyncIterator[AsyncIterator[StreamPart]]:
+        name = f"agent:{agent}"
+        if name not in self.system.names():
+            known = sorted(n.removeprefix("agent:") for n in self.system.names() if n.startswith("agent:"))
+            raise AgentNotFound(f"there is no agent {agent!r}; there are: {', '.join(known)}", known=known)
+        submitted = await self._submit(self.system.ref(name), say, key)
+        turn = Conversation(submitted.id, say.conversation)
+        with self.house.bus.subscribe(subject=submitted.id) as subscription:
+            parts = self._chat_parts(turn, subscription)
+            try:
+                yield parts
+            finally:
+                await parts.aclose()
+                if not turn.ended and not detach and not self.house.draining:
+                    with anyio.CancelScope(shield=True):
+                        await self.system.ref("queue").ask(CancelJob(id=submitted.id, reason="the caller hung up"))
+
+    async def _chat_parts(self, turn: "Conversation", subscription: Subscription) -> AsyncGenerator[StreamPart, None]:
+        yield StreamPart(kind="accepted", data={"job": turn.job, "conversation": turn.conversation})
+        async for view, events in self._job_news(turn.job, subscription):
+            for event in events:
+                part = turn.hear(event)
+                if part is not None:
+                    yield part
+            if view is not None:
+                for part in turn.end(view):
+                    yield part
+
+    @asynccontextmanager
+    async def watch(self, job: str) -> AsyncIterator[AsyncIterator[StreamPart]]:
+        with self.house.bus.subscribe(subject=job) as subscription:
+            if await self.house.store.job(job) is None:
+                raise JobNotFound(f"there is no job {job}", job=job)
+            parts = self._watch_parts(job, subscription)
+            try:
+                yield parts
+            finally:
+                await parts.aclose()
+
+    async def _watch_parts(self, job: str, subscription: Subscription) -> AsyncGenerator[StreamPart, None]:
+        async for view, events in self._job_news(job, subscription):
+            for event in events:
+                if event.type.partition(".")[2] not in ENDED:
+                    yield StreamPart(kind=event.type.partition(".")[2], data=event.data)
+            if view is not None:
+                yield StreamPart(kind="done", data={"job": view.model_dump(mode="json")})
+
+    async def _job_news(
+        self, job: str, subscription: Subscription
+    ) -> AsyncGenerator[tuple[JobView | None, list[Event]], None]:
+        """Hand out what is told of *job* until it ends; with the last news comes the job itself."""
+        look = True
+        while True:
+            events = subscription.take()
+            look = look or subscription.lagged or any(e.type.partition(".")[2] in ENDED for e in events)
+            subscription.lagged = False
+            view = await self.house.store.job(job) if look else None
+            look = False
+            ended = view if view is not None and view.status in ENDED else None
+            yield ended, events
+            if ended is not None:
+                return
+            await subscription.wait()
+
+    @asynccontextmanager
+    async def events(
+        self, *, since: int | None, types: tuple[str, ...], subject: str | None, follow: bool
+    ) -> AsyncIterator[AsyncIterator[StreamPart]]:
+        async with replay(
+            self.house.store, self.house.bus, since=since, types=types, subject=subject, live=follow
+        ) as events:
+            parts = (
+                StreamPart(kind="event", data=event.model_dump(mode="json"), id=event.offset) async for event in events
+            )
+            try:
+                yield parts
+            finally:
+                await parts.aclose()
+
+
+class Conversation:
+    """What a person who asked has been told so far of one turn, over however many attempts it takes."""
+
+    def __init__(self, job: str, conversation: str) -> None:
+        self.job, self.conversation = job, conversation
+        self.said = ""
+        self.began = False
+        self.ended = False
+
+    def hear(self, event: Event) -> StreamPart | None:
+        """Return what to tell the asker of an event of the job, if anything."""
+        kind = event.type.partition(".")[2]
+        if event.type == "turn.started":
+            again, self.began, self.said = self.began, True, ""
+            return StreamPart(kind="restarted" if again else "started", data=event.data)
+        if event.type == "turn.token":
+            self.said += event.data["text"]
+        if event.type.startswith("turn.") or kind in ("delayed", "requeued", "recovered"):
+            return StreamPart(kind="waiting" if kind in ("delayed", "requeued", "recovered") else kind, data=event.data)
+        return None
+
+    def end(self, view: JobView) -> list[StreamPart]:
+        """Return the last parts: whatever of the text was not streamed, and how it ended."""
+        self.ended = True
+        if view.status != "completed":
+            return [StreamPart(kind="error", data=problem_of(view).model_dump(mode="json"))]
+        result = view.result if isinstance(view.result, dict) else {"text": str(view.result)}
+        text = str(result.get("text", ""))
+        parts = []
+        if not text.startswith(self.said):
+            parts.append(StreamPart(kind="restarted", data={}))
+            self.said = ""
+        if len(text) > len(self.said):
+            parts.append(StreamPart(kind="token", data={"text": text[len(self.said) :]}))
+        return [*parts, StreamPart(kind="done", data=result | {"job": self.job})]
+
+
+def problem_of(view: JobView) -> Problem:
+    """Return why a job did not complete."""
+    if view.error is not None:
+        return view.error
+    code = "job.cancelled" if view.status == "cancelled" else "job.failed"
+    return problem(code, f"job {view.id} is {view.status}: {view.reason}")
+
+
+def answer_of(job: dict[str, Any], job_id: str) -> Any:
+    """Return a completed job's result. Raises JobFailed with its own problem otherwise."""
+    if job["status"] == "completed":
+        return job["result"]
+    told = job["error"] or {}
+    raise JobFailed(told.get("detail", f"job {job_id} is {job['status']}: {job['reason']}"), job=job_id, problem=told)
+
+
+def cells(view: ActorView) -> list[ActorView]:
+    """Return every actor below *view*."""
+    return [cell for child in view.children for cell in ([child, *cells(child)] if child.children else [child])]

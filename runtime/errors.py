@@ -1,0 +1,479 @@
+"""Every exception of the product as one tree: code, status and retry flag sit on the class."""
+
+from typing import Any, ClassVar
+
+from schemas.codes import CODES
+from schemas.errors import ErrorClass, Problem
+
+
+class UnderstudyError(Exception):
+    """What every error of ours is. `code` is stable; `str(error)` is a sentence for a person.
+
+    `data` holds facts for programs and never a secret. `retry_after` is in seconds.
+    """
+
+    code: ClassVar[str] = "internal"
+    error_class: ClassVar[ErrorClass] = "permanent"
+
+    def __init__(self, detail: str = "", *, retry_after: float | None = None, **data: Any) -> None:
+        super().__init__(detail or CODES[self.code].title)
+        self.data = data
+        self.retry_after = retry_after
+
+    @property
+    def detail(self) -> str:
+        """The sentence for a person."""
+        return str(self.args[0])
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later."""
+        return CODES[self.code].retryable
+
+    def problem(self, request_id: str | None = None) -> Problem:
+        """Return this error in the shape in which it travels."""
+        return problem(self.code, self.detail, request_id=request_id, retry_after=self.retry_after, data=self.data)
+
+
+def problem(
+    code: str,
+    detail: str = "",
+    *,
+    request_id: str | None = None,
+    retry_after: float | None = None,
+    data: dict[str, Any] | None = None,
+) -> Problem:
+    """Build the `Problem` of *code*; status, title, hint and retry flag come from the table of codes."""
+    entry = CODES[code]
+    return Problem(
+        code=code,
+        title=entry.title,
+        status=entry.status,
+        detail=detail or entry.title,
+        hint=entry.hint,
+        retryable=entry.retryable,
+        retry_after_ms=None if retry_after is None else int(retry_after * 1000),
+        request_id=request_id,
+        data=data or {},
+    )
+
+
+# -- actors ------------------------------------------------------------------------------------------------------------
+
+
+class ActorError(UnderstudyError):
+    """Something is wrong with the actor a message was meant for."""
+
+
+class NoSuchActor(ActorError):
+    """Nobody of that name was ever here."""
+
+    code: ClassVar[str] = "actor.not_found"
+
+
+class ActorStopped(ActorError):
+    """The actor ended before it answered; the message was not handled."""
+
+    code: ClassVar[str] = "actor.stopped"
+    error_class: ClassVar[ErrorClass] = "transient"
+
+
+class ActorCrashed(ActorError):
+    """The handler raised; its supervisor decides what becomes of the actor."""
+
+    code: ClassVar[str] = "actor.crashed"
+    error_class: ClassVar[ErrorClass] = "bug"
+
+
+class ActorQuarantined(ActorError):
+    """The actor is parked with its mailbox until a person acts."""
+
+    code: ClassVar[str] = "actor.quarantined"
+
+
+class StartFailed(ActorError):
+    """The actor's `on_start` raised or took too long."""
+
+    code: ClassVar[str] = "actor.start_failed"
+    error_class: ClassVar[ErrorClass] = "transient"
+
+
+class MailboxFull(ActorError):
+    """The mailbox has no room and the message's type does not wait."""
+
+    code: ClassVar[str] = "actor.mailbox_full"
+    error_class: ClassVar[ErrorClass] = "transient"
+
+
+class AskTimeout(ActorError):
+    """The deadline passed before the answer came; the work was called off."""
+
+    code: ClassVar[str] = "actor.timeout"
+    error_class: ClassVar[ErrorClass] = "timeout"
+
+
+class UnhandledMessage(ActorError):
+    """The actor is well but has no handler for this type."""
+
+    code: ClassVar[str] = "message.unhandled"
+
+
+class UnknownMessageType(UnderstudyError):
+    """No message class has that name."""
+
+    code: ClassVar[str] = "message.unknown_type"
+
+
+class MessageNotPublic(UnderstudyError):
+    """The type is internal and may not come from outside."""
+
+    code: ClassVar[str] = "message.not_public"
+
+
+class RestartLimitReached(ActorError):
+    """A supervisor's child crashed once too often; the supervisor gives up and its own parent decides."""
+
+    code: ClassVar[str] = "actor.crashed"
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+class RequestInvalid(UnderstudyError):
+    """The request is well-formed and wrong."""
+
+    code: ClassVar[str] = "request.invalid"
+
+
+class RequestTooLarge(UnderstudyError):
+    """More bytes than the limit; refused before they were read."""
+
+    code: ClassVar[str] = "request.too_large"
+
+
+class RequestCancelled(UnderstudyError):
+    """Whoever asked has left, so the work was called off."""
+
+    code: ClassVar[str] = "request.cancelled"
+    error_class: ClassVar[ErrorClass] = "cancelled"
+
+
+class Denied(UnderstudyError):
+    """The peer may not do this."""
+
+    code: ClassVar[str] = "request.denied"
+
+
+class Draining(UnderstudyError):
+    """The daemon takes no new work because it is stopping."""
+
+    code: ClassVar[str] = "daemon.draining"
+    error_class: ClassVar[ErrorClass] = "transient"
+
+
+class Starting(UnderstudyError):
+    """The daemon is not ready yet."""
+
+    code: ClassVar[str] = "daemon.starting"
+    error_class: ClassVar[ErrorClass] = "transient"
+
+
+class EventsExpired(UnderstudyError):
+    """The replay was asked to begin before the oldest event that is kept."""
+
+    code: ClassVar[str] = "events.expired"
+
+
+# -- daemon ------------------------------------------------------------------------------------------------------------
+
+
+class AlreadyRunning(UnderstudyError):
+    """Another daemon holds the lock of this home."""
+
+    code: ClassVar[str] = "daemon.already_running"
+
+
+class HomeUnusable(UnderstudyError):
+    """The state directory, its permissions or the socket's path cannot be used."""
+
+    code: ClassVar[str] = "daemon.home"
+
+
+class PackageShadowed(UnderstudyError):
+    """A foreign package of one of our names is imported in place of ours."""
+
+    code: ClassVar[str] = "daemon.shadowed"
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+class JobNotFound(UnderstudyError):
+    """No job has that id."""
+
+    code: ClassVar[str] = "job.not_found"
+
+
+class AgentNotFound(UnderstudyError):
+    """No agent has that name."""
+
+    code: ClassVar[str] = "agent.not_found"
+
+
+class UnknownKind(UnderstudyError):
+    """Nothing is registered under that kind."""
+
+    code: ClassVar[str] = "job.unknown_kind"
+
+
+class KeyConflict(UnderstudyError):
+    """The idempotency key exists with other arguments."""
+
+    code: ClassVar[str] = "job.key_conflict"
+
+
+class PayloadTooLarge(UnderstudyError):
+    """The arguments of a job are over 256 KiB."""
+
+    code: ClassVar[str] = "job.payload_too_large"
+
+
+class ResultTooLarge(UnderstudyError):
+    """The result of a job is over 1 MiB."""
+
+    code: ClassVar[str] = "job.result_too_large"
+
+
+class NotRetryable(UnderstudyError):
+    """The job is in a state from which nobody retries it."""
+
+    code: ClassVar[str] = "job.not_retryable"
+
+
+class LeaseLost(UnderstudyError):
+    """The attempt no longer owns the job; nothing it writes counts any more."""
+
+    code: ClassVar[str] = "job.lease_lost"
+    error_class: ClassVar[ErrorClass] = "lost"
+
+
+class JobTimeout(UnderstudyError):
+    """The attempt ran longer than its timeout."""
+
+    code: ClassVar[str] = "job.timeout"
+    error_class: ClassVar[ErrorClass] = "timeout"
+
+
+class JobCrashed(UnderstudyError):
+    """The job's own process died by a signal that was not ours."""
+
+    code: ClassVar[str] = "job.crashed"
+    error_class: ClassVar[ErrorClass] = "lost"
+
+
+class JobFailed(UnderstudyError):
+    """The job's code raised, or its command ended with an error."""
+
+    code: ClassVar[str] = "job.failed"
+    error_class: ClassVar[ErrorClass] = "transient"
+
+
+class JobCancelled(UnderstudyError):
+    """A person or a program asked the job to end."""
+
+    code: ClassVar[str] = "job.cancelled"
+    error_class: ClassVar[ErrorClass] = "cancelled"
+
+
+# -- store -------------------------------------------------------------------------------------------------------------
+
+
+class StoreError(UnderstudyError):
+    """The database did not do it; unless a subclass says otherwise the outcome is unknown."""
+
+    code: ClassVar[str] = "store.failed"
+    error_class: ClassVar[ErrorClass] = "transient"
+
+
+class StoreFull(StoreError):
+    """No space is left; nothing was written."""
+
+    code: ClassVar[str] = "store.full"
+
+
+class StoreReadOnly(StoreError):
+    """The database or its disk cannot be written; nothing was written."""
+
+    code: ClassVar[str] = "store.read_only"
+
+
+class StoreBusy(StoreError):
+    """Another program holds the database's lock; nothing was written."""
+
+    code: ClassVar[str] = "store.busy"
+
+
+class StoreNewer(StoreError):
+    """The database was written by a newer version and is not touched."""
+
+    code: ClassVar[str] = "store.newer"
+    error_class: ClassVar[ErrorClass] = "permanent"
+
+
+class StoreMismatch(StoreError):
+    """The database is not the one `state.json` describes."""
+
+    code: ClassVar[str] = "store.mismatch"
+    error_class: ClassVar[ErrorClass] = "permanent"
+
+
+class StoreCorrupt(StoreError):
+    """The database file is damaged."""
+
+    code: ClassVar[str] = "store.corrupt"
+    error_class: ClassVar[ErrorClass] = "permanent"
+
+
+class VersionConflict(StoreError):
+    """A row was saved by somebody else since it was read; nothing was written."""
+
+    code: ClassVar[str] = "store.failed"
+
+
+# -- agents ------------------------------------------------------------------------------------------------------------
+
+
+class StateUnreadable(UnderstudyError):
+    """A saved state does not fit its class; only a person can mend it."""
+
+    code: ClassVar[str] = "agent.state_unreadable"
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+class LlmError(UnderstudyError):
+    """A model provider failed. It is never the actor's crash and never spends a restart."""
+
+    code: ClassVar[str] = "llm.overloaded"
+    error_class: ClassVar[ErrorClass] = "transient"
+
+
+class LlmAuth(LlmError):
+    """401 or 403."""
+
+    code: ClassVar[str] = "llm.auth"
+    error_class: ClassVar[ErrorClass] = "permanent"
+
+
+class LlmRateLimited(LlmError):
+    """429; `retry_after` holds the provider's wish in seconds where it named one."""
+
+    code: ClassVar[str] = "llm.rate_limited"
+    error_class: ClassVar[ErrorClass] = "rate_limited"
+
+
+class LlmOverloaded(LlmError):
+    """408, 409 or 5xx."""
+
+    code: ClassVar[str] = "llm.overloaded"
+
+
+class LlmUnreachable(LlmError):
+    """No connection, or it broke before the first byte."""
+
+    code: ClassVar[str] = "llm.unreachable"
+
+
+class LlmTimeout(LlmError):
+    """One of the four deadlines passed: connect, first byte, between chunks, total."""
+
+    code: ClassVar[str] = "llm.timeout"
+    error_class: ClassVar[ErrorClass] = "timeout"
+
+
+class LlmCut(LlmError):
+    """The stream ended without its terminal mark; `data["partial"]` is what came."""
+
+    code: ClassVar[str] = "llm.cut"
+
+
+class LlmProtocol(LlmError):
+    """What came back is not the protocol."""
+
+    code: ClassVar[str] = "llm.protocol"
+    error_class: ClassVar[ErrorClass] = "permanent"
+
+
+class LlmRequest(LlmError):
+    """The provider refused the request as wrong (4xx)."""
+
+    code: ClassVar[str] = "llm.request"
+    error_class: ClassVar[ErrorClass] = "permanent"
+
+
+class LlmContext(LlmError):
+    """The conversation does not fit the model's window."""
+
+    code: ClassVar[str] = "llm.context"
+    error_class: ClassVar[ErrorClass] = "permanent"
+
+
+class LlmTooLarge(LlmError):
+    """The answer passed the byte cap."""
+
+    code: ClassVar[str] = "llm.too_large"
+    error_class: ClassVar[ErrorClass] = "permanent"
+
+
+class LlmUnexpected(LlmError):
+    """The scripted model was asked something its script does not hold."""
+
+    code: ClassVar[str] = "llm.unexpected"
+    error_class: ClassVar[ErrorClass] = "permanent"
+
+
+class LocalModelMissing(LlmError):
+    """The extra `local` or the model file is not there."""
+
+    code: ClassVar[str] = "llm.local_missing"
+    error_class: ClassVar[ErrorClass] = "permanent"
+
+
+# -- configuration -----------------------------------------------------------------------------------------------------
+
+
+class ConfigError(UnderstudyError):
+    """The configuration cannot be used."""
+
+    code: ClassVar[str] = "config.invalid"
+
+
+class ConfigInvalid(ConfigError):
+    """The file has mistakes; `data["mistakes"]` lists each with its place."""
+
+    code: ClassVar[str] = "config.invalid"
+
+
+class ConfigNotFound(ConfigError):
+    """The named file does not exist."""
+
+    code: ClassVar[str] = "config.not_found"
+
+
+class ConfigUnsafe(ConfigError):
+    """Somebody else could change the file, or code that it names."""
+
+    code: ClassVar[str] = "config.unsafe"
+
+
+class LoadFailed(ConfigError):
+    """Code that the configuration names cannot be imported or is not what it should be."""
+
+    code: ClassVar[str] = "config.load_failed"
+
+
+class SecretUnavailable(ConfigError):
+    """A secret's reference leads nowhere."""
+
+    code: ClassVar[str] = "secret.unavailable"

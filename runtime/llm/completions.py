@@ -1,0 +1,219 @@
+"""The Chat Completions dialect, both ways: our request to its JSON, its chunks to our parts. Nothing here does I/O."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from runtime.errors import LlmCut, LlmProtocol, LlmRequest, LlmTooLarge
+from runtime.llm.faults import quote, reported
+from runtime.llm.provider import estimate_usage
+from schemas.chat import (
+    ChatMessage,
+    ChatPart,
+    ChatRequest,
+    ReasoningPart,
+    StopPart,
+    TextPart,
+    ToolCall,
+    ToolCallPart,
+    Usage,
+    UsagePart,
+)
+
+StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+MAX_TOOL_CALLS: Final = 128
+
+_REASONS: Final[dict[str, StopReason]] = {
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+def encode(request: ChatRequest) -> bytes:
+    """Return *request* as the body of a streamed call; `extra` may set any other field but never the ones we own.
+
+    Raises `LlmRequest` where `extra` holds something JSON cannot say.
+    """
+    body: dict[str, Any] = {"stream_options": {"include_usage": True}, **request.extra}
+    body |= {"model": request.model, "messages": [_message(message) for message in request.messages], "stream": True}
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.max_tokens is not None:
+        body["max_tokens"] = request.max_tokens
+    if request.stop:
+        body["stop"] = list(request.stop)
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise LlmRequest(f"the request cannot be written as JSON: {error}") from error
+
+
+def _message(message: ChatMessage) -> dict[str, Any]:
+    wire: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.name is not None:
+        wire["name"] = message.name
+    if message.tool_call_id is not None:
+        wire["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        # The field's own form of "nothing but tool calls"; some proxies refuse empty text.
+        wire["content"] = message.content or None
+        wire["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    return wire
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call that is still arriving."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class Reader:
+    """Reads the data of one answer's events and yields parts; afterwards `finish` yields what ends it.
+
+    Tolerates what servers really send: `content` null, no choices, usage on any chunk, no `[DONE]` after a finish
+    reason. Raises `LlmProtocol` for what is not a chunk, and what an error object stands for.
+    """
+
+    def __init__(self, request: ChatRequest, *, secret: str | None = None) -> None:
+        self.done = False
+        self.begun = False
+        self._request = request
+        self.secret = secret
+        self._text: list[str] = []
+        self._calls: list[_Call] = []
+        self._usage: Usage | None = None
+        self._reason: StopReason | None = None
+
+    @property
+    def partial(self) -> str:
+        """The text so far."""
+        return "".join(self._text)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the terminal mark came: a finish reason or `[DONE]`."""
+        return self.done or self._reason is not None
+
+    def feed(self, data: bytes) -> Iterator[ChatPart]:
+        """Yield the parts in one event's data."""
+        if data.strip() == b"[DONE]":
+            self.done = True
+            return
+        chunk = parse(data, self.secret)
+        self.begun = True
+        if "choices" not in chunk and "usage" not in chunk:
+            said = quote(data.decode(errors="replace"), self.secret)
+            raise LlmProtocol(f"this is no chunk of a chat completion: {said}")
+        self._take_usage(chunk.get("usage"))
+        choice = next(iter(_list(chunk.get("choices"), "choices")), None)
+        if choice is not None:
+            yield from self._choice(_dict(choice, "a choice"), "delta")
+
+    def feed_whole(self, data: bytes) -> Iterator[ChatPart]:
+        """Yield the parts of a `chat.completion`: the answer of a server that does not stream."""
+        whole = parse(data, self.secret)
+        choices = whole.get("choices")
+        if not isinstance(choices, list) or not choices or not _dict(choices[0], "a choice").get("message"):
+            raise LlmProtocol("the answer is JSON but no chat completion")
+        self._take_usage(whole.get("usage"))
+        self.done = True
+        yield from self._choice(choices[0], "message")
+
+    def finish(self) -> Iterator[ChatPart]:
+        """Yield the tool calls, the usage and the terminal mark; raise `LlmCut` where the answer never ended."""
+        if not self.finished:
+            raise LlmCut("the answer was cut before its end")
+        for number, call in enumerate(self._calls):
+            whole = ToolCall(id=call.id or f"call_{number}", name=call.name, arguments=call.arguments)
+            yield ToolCallPart(call=whole)
+        yield UsagePart(usage=self._usage or estimate_usage(self._request, self.partial))
+        yield StopPart(reason=self._reason or ("tool_calls" if self._calls else "stop"))
+
+    def _choice(self, choice: dict[str, Any], key: str) -> Iterator[ChatPart]:
+        delta = _dict(choice.get(key) or {}, key)
+        thought = delta.get("reasoning_content") or delta.get("reasoning")
+        if thought:
+            yield ReasoningPart(text=_str(thought, "reasoning"))
+        text = _str(delta.get("content") or "", "content")
+        if text:
+            self._text.append(text)
+            yield TextPart(text=text)
+        for piece in _list(delta.get("tool_calls"), "tool_calls"):
+            self._take_call(_dict(piece, "a tool call"))
+        reason = choice.get("finish_reason")
+        if reason:
+            # Every server has its own word for a plain end ("eos", "end_turn"); what we do not know is one.
+            self._reason = _REASONS.get(_str(reason, "finish_reason"), "stop")
+
+    def _take_usage(self, usage: Any) -> None:
+        if not isinstance(usage, dict):
+            return
+        asked, told = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if isinstance(asked, int) and isinstance(told, int) and asked >= 0 and told >= 0:
+            self._usage = Usage(input_tokens=asked, output_tokens=told)
+
+    def _take_call(self, piece: dict[str, Any]) -> None:
+        call = self._call_of(piece)
+        function = _dict(piece.get("function") or {}, "function")
+        call.id = _str(piece.get("id") or call.id, "id")
+        call.name = _str(function.get("name") or call.name, "name")
+        call.arguments += _str(function.get("arguments") or "", "arguments")
+
+    def _call_of(self, piece: dict[str, Any]) -> _Call:
+        index = piece.get("index")
+        if not isinstance(index, int):
+            # Servers that number nothing begin each call with its id.
+            starts = bool(piece.get("id")) or not self._calls
+            index = len(self._calls) if starts else self._calls[-1].index
+        for call in self._calls:
+            if call.index == index:
+                return call
+        if len(self._calls) >= MAX_TOOL_CALLS:
+            raise LlmTooLarge(f"the answer calls more than {MAX_TOOL_CALLS} tools", limit=MAX_TOOL_CALLS)
+        self._calls.append(_Call(index))
+        return self._calls[-1]
+
+
+def parse(data: bytes, secret: str | None) -> dict[str, Any]:
+    """Return *data* as a JSON object; raise `LlmProtocol` for anything else, and what an error object stands for."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise LlmProtocol(f"the answer is not JSON: {quote(data.decode(errors='replace'), secret)}") from None
+    value = _dict(value, "a chunk")
+    if value.get("error"):
+        raise reported(value["error"], secret=secret)
+    if value.get("object") == "error":
+        raise reported(value, secret=secret)
+    return value
+
+
+def _dict(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise LlmProtocol(f"{what} of the answer is no object")
+    return value
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise LlmProtocol(f"{what} of the answer is no list")
+    return value
+
+
+def _str(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise LlmProtocol(f"{what} of the answer is no text")
+    return value

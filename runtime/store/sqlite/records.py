@@ -1,0 +1,118 @@
+"""How each change to anything but jobs is applied: workers, queues, agents, conversations, events, settings."""
+
+import json
+from typing import Final
+
+from runtime.errors import StoreError, VersionConflict
+from runtime.store.port import (
+    AppendEvents,
+    AppendMessages,
+    Heartbeat,
+    PruneEvents,
+    PutAgent,
+    PutSetting,
+    PutWorkers,
+    RemoveWorkers,
+    SaveState,
+    SetQueue,
+)
+from runtime.store.sqlite.transaction import Transaction
+
+DAY_MS: Final = 86_400_000
+
+
+def put_workers(tx: Transaction, change: PutWorkers) -> None:
+    tx.sql.execute("UPDATE workers SET status = 'offline' WHERE boot <> ? AND status <> 'offline'", (change.boot,))
+    tx.sql.execute("DELETE FROM workers WHERE status = 'offline' AND last_heartbeat_at < ?", (change.now - DAY_MS,))
+    tx.sql.executemany(
+        "INSERT OR REPLACE INTO workers (id, agent, lane, status, boot, pid, created_at, last_heartbeat_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [(w.id, w.agent, w.lane, w.status, w.boot, w.pid, w.created_at, w.last_heartbeat_at) for w in change.workers],
+    )
+
+
+def heartbeat(tx: Transaction, change: Heartbeat) -> None:
+    tx.sql.executemany(
+        "UPDATE workers SET status = ?, last_heartbeat_at = ? WHERE id = ? AND boot = ?",
+        [(status, change.now, worker, change.boot) for worker, status in change.beats],
+    )
+    tx.sql.execute(
+        "UPDATE jobs SET lease_until = ? WHERE status = 'active' AND boot = ?", (change.lease_until, change.boot)
+    )
+
+
+def remove_workers(tx: Transaction, change: RemoveWorkers) -> None:
+    tx.sql.executemany("DELETE FROM workers WHERE id = ?", [(worker,) for worker in change.ids])
+
+
+def set_queue(tx: Transaction, change: SetQueue) -> None:
+    tx.sql.execute(
+        "INSERT INTO queues VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET paused = excluded.paused,"
+        " updated_at = excluded.updated_at",
+        (change.name, change.paused, change.now),
+    )
+
+
+def put_agent(tx: Transaction, change: PutAgent) -> None:
+    tx.sql.execute(
+        "INSERT OR REPLACE INTO agents (name, desired, observed, reason, updated_at) VALUES (?, ?, ?, ?, ?)",
+        (change.name, change.desired, change.observed, change.reason, change.now),
+    )
+
+
+def save_state(tx: Transaction, change: SaveState) -> int:
+    row = tx.sql.execute(
+        "SELECT version, boot, incarnation FROM agent_states WHERE agent = ?", (change.agent,)
+    ).fetchone()
+    version = row[0] if row else 0
+    if version != change.expected:
+        raise VersionConflict(f"the state of {change.agent} is at version {version}, not {change.expected}")
+    if row and row[1] == change.boot and row[2] > change.incarnation:
+        raise VersionConflict(f"incarnation {change.incarnation} of {change.agent} was replaced by {row[2]}")
+    tx.sql.execute(
+        "INSERT OR REPLACE INTO agent_states (agent, state, schema_version, version, boot, incarnation, updated_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            change.agent,
+            change.state,
+            change.schema_version,
+            version + 1,
+            change.boot,
+            change.incarnation,
+            change.now,
+        ),
+    )
+    return version + 1
+
+
+def append_messages(tx: Transaction, change: AppendMessages) -> None:
+    tx.sql.execute(
+        "INSERT OR IGNORE INTO conversations (agent, name, created_at, updated_at) VALUES (?, ?, ?, ?)",
+        (change.agent, change.conversation, change.now, change.now),
+    )
+    conversation, head = tx.sql.execute(
+        "SELECT id, head FROM conversations WHERE agent = ? AND name = ?", (change.agent, change.conversation)
+    ).fetchone()
+    for body in change.messages:
+        head = tx.sql.execute(
+            "INSERT INTO messages (conversation, parent, job, body, created_at) VALUES (?, ?, ?, ?, ?)",
+            (conversation, head, change.job, body, change.now),
+        ).lastrowid
+    tx.sql.execute("UPDATE conversations SET head = ?, updated_at = ? WHERE id = ?", (head, change.now, conversation))
+
+
+def append_events(tx: Transaction, change: AppendEvents) -> None:
+    try:
+        events = [(kind, subject, json.loads(data)) for kind, subject, data in change.events]
+    except ValueError as error:
+        raise StoreError(f"the data of an event is no JSON: {error}") from error
+    tx.tell(events, change.now)
+
+
+def prune_events(tx: Transaction, change: PruneEvents) -> int:
+    newest = tx.next_offset - 1
+    return tx.sql.execute('DELETE FROM events WHERE "offset" <= ?', (newest - change.keep,)).rowcount
+
+
+def put_setting(tx: Transaction, change: PutSetting) -> None:
+    tx.sql.execute("INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)", (change.name, change.value))

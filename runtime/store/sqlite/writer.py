@@ -1,0 +1,171 @@
+"""The one writer: commits that wait at the same time are gathered into one transaction, so that one sync serves them
+all.
+"""
+
+import asyncio  # aiosqlite lives on asyncio; a bare future a commit is what group commit costs
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from runtime import log
+from runtime.errors import StoreMismatch
+from runtime.store import port
+from runtime.store.sqlite import jobs, records
+from runtime.store.sqlite.connection import Connection, translate
+from runtime.store.sqlite.transaction import EventRow, Told, Transaction
+
+# How each change is applied. A change that is missing here cannot be committed.
+APPLY: Final[dict[type[Any], Callable[[Transaction, Any], Any]]] = {
+    port.InsertJobs: jobs.insert_jobs,
+    port.ClaimJobs: jobs.claim_jobs,
+    port.FinishJobs: jobs.finish_jobs,
+    port.RecordProcess: jobs.record_process,
+    port.SaveProgress: jobs.save_progress,
+    port.AppendLogs: jobs.append_logs,
+    port.CancelJobs: jobs.cancel_jobs,
+    port.RetryJobs: jobs.retry_jobs,
+    port.PromoteDue: jobs.promote_due,
+    port.ReleaseHeld: jobs.release_held,
+    port.RecoverJobs: jobs.recover_jobs,
+    port.PutWorkers: records.put_workers,
+    port.Heartbeat: records.heartbeat,
+    port.RemoveWorkers: records.remove_workers,
+    port.SetQueue: records.set_queue,
+    port.PutAgent: records.put_agent,
+    port.SaveState: records.save_state,
+    port.AppendMessages: records.append_messages,
+    port.AppendEvents: records.append_events,
+    port.PruneEvents: records.prune_events,
+    port.PutSetting: records.put_setting,
+}
+
+Commit = Sequence[port.Change]
+Outcome = list[Any] | Exception
+
+logger = log.get(__name__)
+
+MAX_GATHERED: Final = 256
+CHECK_FILE_EVERY: Final = 1.0
+
+
+class Writer:
+    """Gathers commits and hands them to the connection's thread, one transaction at a time."""
+
+    def __init__(self, connection: Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._waiting: list[tuple[Commit, asyncio.Future[list[Any]]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._transaction: Transaction | None = None
+        self._identity: tuple[int, int] | None = None
+        self._checked = 0.0
+        self.listeners: list[port.EventListener] = []
+
+    def start(self, transaction: Transaction) -> None:
+        """Begin to take commits."""
+        found = self._path.stat()
+        self._transaction, self._identity = transaction, (found.st_dev, found.st_ino)
+
+    async def drain(self) -> None:
+        """Wait until everything handed in is written."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def commit(self, changes: Commit) -> list[Any]:
+        """Return the results of *changes* when they are on the disk; see the port for cancellation."""
+        done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((changes, done))
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._write_all())
+        return await done
+
+    async def _write_all(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MAX_GATHERED], self._waiting[MAX_GATHERED:]
+                await self._write(batch)
+        finally:
+            self._task = None
+
+    async def _write(self, batch: list[tuple[Commit, asyncio.Future[list[Any]]]]) -> None:
+        try:
+            self._check_file()
+            outcomes, events = await self._connection.run(lambda sql: self._apply(sql, [item[0] for item in batch]))
+        except Exception as error:  # noqa: BLE001  # whatever it was, those who wait are told, and the next may try
+            outcomes, events = [error] * len(batch), []
+        except asyncio.CancelledError:  # the loop is being torn down: whoever waits is told the outcome is unknown
+            for _, done in batch:
+                done.cancel()
+            raise
+        for (_, done), outcome in zip(batch, outcomes, strict=True):
+            if done.done():
+                continue
+            if isinstance(outcome, Exception):
+                done.set_exception(outcome)
+            else:
+                done.set_result(outcome)
+        if events:
+            self._tell(Told(events))
+
+    def _tell(self, events: Told) -> None:
+        """Tell the listeners what is on the disk now; one that fails harms neither the others nor the next commit."""
+        for listener in self.listeners:
+            try:
+                listener(events)
+            except Exception:
+                logger.exception("event_listener_failed")
+
+    def _apply(self, sql: sqlite3.Connection, commits: list[Commit]) -> tuple[list[Outcome], list[EventRow]]:
+        """Apply *commits* as one transaction, on the connection's thread."""
+        tx = self._transaction
+        assert tx is not None
+        tx.begin()
+        start = tx.mark()
+        try:
+            sql.execute("BEGIN IMMEDIATE")
+            if len(commits) == 1:
+                outcomes: list[Outcome] = [[APPLY[type(change)](tx, change) for change in commits[0]]]
+            else:
+                outcomes = [self._apply_one(tx, commit) for commit in commits]
+            sql.execute("COMMIT")
+        except BaseException as error:
+            tx.back_to(start)
+            if sql.in_transaction:
+                sql.execute("ROLLBACK")
+            if isinstance(error, Exception) and not isinstance(error, sqlite3.Error):
+                return [error] * len(commits), []
+            raise
+        return outcomes, tx.events
+
+    def _apply_one(self, tx: Transaction, commit: Commit) -> Outcome:
+        """Apply one of several commits behind a savepoint, so that its failure is its own."""
+        mark = tx.mark()
+        tx.sql.execute("SAVEPOINT caller")
+        try:
+            results = [APPLY[type(change)](tx, change) for change in commit]
+        except Exception as error:
+            if not tx.sql.in_transaction:
+                raise  # SQLite itself has rolled everything back (a full disk): nobody's commit happened
+            tx.sql.execute("ROLLBACK TO caller")
+            tx.sql.execute("RELEASE caller")
+            tx.back_to(mark)
+            return translate(error, self._path) if isinstance(error, sqlite3.Error) else error
+        tx.sql.execute("RELEASE caller")
+        return results
+
+    def _check_file(self) -> None:
+        """Refuse to write into a file that is no longer at its path: in WAL mode SQLite would go on without a word."""
+        now = asyncio.get_running_loop().time()
+        if now - self._checked < CHECK_FILE_EVERY:
+            return
+        try:
+            found = os.stat(self._path)  # noqa: PTH116  # a microsecond, once a second
+        except OSError as error:
+            raise StoreMismatch(
+                f"{self._path.name} is gone from its place; nothing is acknowledged any more"
+            ) from error
+        if (found.st_dev, found.st_ino) != self._identity:
+            raise StoreMismatch(f"{self._path.name} was replaced by another file; nothing is acknowledged any more")
+        self._checked = now

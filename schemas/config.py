@@ -1,0 +1,323 @@
+"""The shape of config.toml: every section, key, default and limit; times are read as text and kept in milliseconds."""
+
+import math
+import re
+from typing import Annotated, Any, Final, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from schemas.base import Model, Name
+from schemas.jobs import RetryPolicy
+
+BUILTIN_PROVIDERS: Final = ("local", "scripted")
+"""Providers that need no table: a model in a process of our own, and the deterministic one."""
+
+BUILTIN_KINDS: Final = ("echo", "shell", "sleep")
+"""Kinds of job that are always there and may not be defined again."""
+
+PROVIDER_TYPES: Final = ("openai", "local", "scripted")
+
+SECRET_SCHEMES: Final = ("env", "file", "cred", "cmd", "keyring", "vault")
+"""What a secret's reference may begin with; `runtime.secrets.resolve` says which can be used now."""
+
+OPENAI_URL: Final = "https://api.openai.com/v1"
+
+_UNITS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)")
+_LONGEST: Final = 3650 * 86_400_000
+
+
+def parse_duration(value: object) -> int:
+    """Return the milliseconds that *value* means: text ("250ms", "30s", "5m", "2h", "7d") or a number of seconds.
+
+    At most ten years. A fault is a `PydanticCustomError`, which pydantic reports at the value's place.
+    """
+    ms = math.nan
+    if isinstance(value, str):
+        if found := _DURATION.fullmatch(value.strip()):
+            ms = float(found[1]) * _UNITS[found[2]]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        ms = value * 1000.0 if abs(value) <= _LONGEST else math.inf
+    if math.isnan(ms):
+        raise PydanticCustomError("duration", 'write a time like "30s" (units: ms, s, m, h, d)')
+    if not 0 <= ms <= _LONGEST:
+        raise PydanticCustomError("duration", "a time is between 0 and 3650 days")
+    return round(ms)
+
+
+def _not_zero(ms: int) -> int:
+    if ms < 1:
+        raise PydanticCustomError("duration", 'a time must be at least "1ms" here')
+    return ms
+
+
+_DURATION_SCHEMA: Final = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d)$"},
+            {"type": "number", "minimum": 0},
+        ],
+        "description": 'a time such as "30s", or a number of seconds',
+    }
+)
+
+Pause: TypeAlias = Annotated[int, BeforeValidator(parse_duration), _DURATION_SCHEMA]
+"""A time that may be zero, in milliseconds once it is read."""
+
+Duration: TypeAlias = Annotated[int, BeforeValidator(parse_duration), AfterValidator(_not_zero), _DURATION_SCHEMA]
+"""A time of at least 1 ms, in milliseconds once it is read."""
+
+
+def _reference(value: str) -> str:
+    scheme, colon, rest = value.partition(":")
+    if not (colon and rest and scheme in SECRET_SCHEMES):
+        raise PydanticCustomError("secret_literal", "a secret is named here, never written out")
+    return value
+
+
+SecretRef: TypeAlias = Annotated[str, AfterValidator(_reference)]
+"""Where a secret is to be found (`env:NAME`, `file:/path`), never the secret."""
+
+
+def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        sound, parts = False, urlsplit("")
+    if not sound:
+        raise PydanticCustomError("url", 'write an address like "https://host/v1"')
+    if parts.username is not None or parts.password is not None:
+        raise PydanticCustomError("url_secret", "no name or password inside the address; use api_key")
+    if parts.query or parts.fragment:
+        raise PydanticCustomError("url", "the address may have no ? or # part")
+    return value.rstrip("/")
+
+
+Url: TypeAlias = Annotated[str, AfterValidator(_url)]
+"""An http or https address without a final slash and without credentials."""
+
+
+def _new_kind(value: str) -> str:
+    if value in BUILTIN_KINDS:
+        raise PydanticCustomError("builtin_kind", f"the kind `{value}` is built in; give yours another name")
+    return value
+
+
+KindName: TypeAlias = Annotated[Name, AfterValidator(_new_kind)]
+
+Reference: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$")]
+"""`module:name`, looked for in the folder of the configuration first, then among what is installed."""
+
+Strings: TypeAlias = Annotated[tuple[str, ...], Field(strict=False)]
+"""A TOML array of text."""
+
+
+class RuntimeSettings(Model):
+    """`[runtime]`: how the daemon works; all of it needs a new start to change."""
+
+    lease: Duration = Field(default=30_000, description="how long a job belongs to a worker that is not heard of")
+    heartbeat: Duration = Field(
+        default_factory=lambda data: min(10_000, max(1, data["lease"] // 3)),
+        description="how often a worker is heard of; a third of the lease, at most 10s, unless given",
+    )
+    drain: Pause = Field(default=30_000, description="how long running work may take to end when the daemon stops")
+    grace: Pause = Field(default=5_000, description="how long a process has between the request to end and its kill")
+    reconcile: Duration = Field(default=15_000, description="how often the queue compares memory with the database")
+    pool: int | None = Field(default=None, ge=1, le=10_000, description="in-loop workers; 4 for each core unless given")
+    child_pool: int | None = Field(
+        default=None, ge=1, le=1_000, description="jobs in processes of their own at once; one a core unless given"
+    )
+    durability: Literal["full", "relaxed"] = Field(
+        default="full",
+        description="full: what was acknowledged survives a power loss; relaxed: it survives a crash only",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the least that is logged"
+    )
+
+    @field_validator("heartbeat")
+    @classmethod
+    def _beats_twice_a_lease(cls, value: int, info: ValidationInfo) -> int:
+        lease = info.data.get("lease")
+        if lease is not None and value > lease // 2:
+            raise PydanticCustomError(
+                "heartbeat", "a heartbeat is at most half of the lease, else live workers lose jobs"
+            )
+        return value
+
+
+class Timeouts(Model):
+    """The four deadlines of a model call."""
+
+    connect: Duration = Field(default=10_000, description="until there is a connection")
+    first_byte: Duration = Field(default=60_000, description="from the request to the first byte of the answer")
+    between: Duration = Field(default=60_000, description="between two pieces of the answer")
+    total: Duration = Field(default=600_000, description="the whole call")
+
+
+class OpenAIProvider(Model):
+    """A provider that speaks OpenAI's Chat Completions: OpenAI, Ollama, vLLM, llama.cpp, LM Studio, proxies."""
+
+    type: Literal["openai"] = "openai"
+    base_url: Url = Field(description="where it is, with the version: https://api.openai.com/v1")
+    api_key: SecretRef | None = Field(default=None, description="a reference such as env:OPENAI_API_KEY, never the key")
+    timeouts: Timeouts = Field(default_factory=Timeouts, description="the four deadlines of a call")
+    max_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, description="the largest answer that is read")
+
+
+class LocalProvider(Model):
+    """A model in a process of our own; it needs the extra `local`."""
+
+    type: Literal["local"] = "local"
+    model: str = Field(
+        default="smollm2", min_length=1, description="the name of a shipped model, or a path to a GGUF file"
+    )
+    context: int = Field(
+        default=8192, ge=256, description="tokens that fit into the model's window, all slots together"
+    )
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="threads that compute; one a core unless given"
+    )
+    timeouts: Timeouts = Field(default_factory=Timeouts, description="the four deadlines of a call")
+    max_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, description="the largest answer that is read")
+
+
+class ScriptedProvider(Model):
+    """The deterministic provider: it answers from a script, for tests and demonstrations."""
+
+    type: Literal["scripted"] = "scripted"
+    dir: str = Field(default=".", min_length=1, description="where scripts are, from the folder of the configuration")
+
+
+ProviderSettings: TypeAlias = Annotated[OpenAIProvider | LocalProvider | ScriptedProvider, Field(discriminator="type")]
+
+
+class LlmSettings(Model):
+    """Which model an agent speaks with, and how."""
+
+    provider: str = Field(min_length=1, description="local, scripted, or the name of a [providers.NAME] table")
+    model: str = Field(min_length=1, description="the model's name at that provider")
+    temperature: float | None = Field(default=None, ge=0, le=2, description="0 is the likeliest word, more is freer")
+    max_tokens: int | None = Field(default=None, ge=1, description="the longest answer")
+    extra: dict[str, Any] = Field(default_factory=dict, description="sent to the provider as it is")
+
+    @field_validator("provider")
+    @classmethod
+    def _is_defined(cls, value: str, info: ValidationInfo) -> str:
+        # The loader hands in the names of the tables, so that the mistake is reported here, at the value.
+        known = (info.context or {}).get("providers")
+        if known is not None and value not in known:
+            facts = {"given": value, "known": sorted(known)}
+            raise PydanticCustomError("unknown_provider", "no provider of this name is defined", facts)
+        return value
+
+
+class AgentSettings(Model):
+    """`[agents.NAME]`: a persona with a model, or an actor class of your own."""
+
+    role: str = Field(default="", max_length=10_000, description="who it is, in a few words")
+    goal: str = Field(default="", max_length=10_000, description="what it is to achieve")
+    backstory: str = Field(default="", max_length=50_000, description="where it comes from, how it speaks")
+    instructions: str = Field(
+        default="", max_length=100_000, description="rules it follows; they end the system message"
+    )
+    llm: LlmSettings | None = Field(default=None, description="the model it speaks with")
+    tools: Strings = Field(default=(), description="what it may use")
+    actor: Reference | None = Field(default=None, description="a class of yours in place of the built-in agent")
+    options: dict[str, Any] = Field(default_factory=dict, description="handed to that class as it is")
+    run_timeout: Duration = Field(default=1_800_000, description="the longest turn")
+    idle_timeout: Duration = Field(default=120_000, description="the longest silence of the model within a turn")
+    max_attempts: int = Field(default=3, ge=1, le=1000, description="how often a message is tried")
+    context_messages: int = Field(default=40, ge=1, le=10_000, description="how many recent messages the model is sent")
+    concurrency: int = Field(default=4, ge=1, le=1000, description="turns at once, each in another conversation")
+    mailbox: int = Field(default=1000, ge=1, le=1_000_000, description="messages that may wait in memory")
+
+    @model_validator(mode="after")
+    def _has_a_mind(self) -> "AgentSettings":
+        if self.llm is None and self.actor is None:
+            raise PydanticCustomError(
+                "agent_incomplete", "an agent needs `llm` (a model) or `actor` (a class of yours)"
+            )
+        return self
+
+
+class RetrySettings(Model):
+    """How the waits between attempts grow."""
+
+    base: Pause = Field(default=1_000, description="the first wait")
+    factor: float = Field(default=2.0, ge=1, le=100, description="how much longer each next wait is")
+    max: Pause = Field(default=300_000, description="the longest wait")
+    jitter: float = Field(default=1.0, ge=0, le=1, description="the part of a wait that chance may take away")
+
+
+class KindSettings(Model):
+    """`[kinds.NAME]`: a kind of job that runs a function of yours."""
+
+    run: Reference = Field(description="the function, as module:function")
+    in_loop: bool = Field(
+        default=False, description="run it in the daemon's event loop: async functions that never block"
+    )
+    timeout: Duration = Field(default=300_000, description="the longest attempt")
+    max_attempts: int = Field(default=3, ge=1, le=1000, description="how often it is tried")
+    retry: RetrySettings = Field(default_factory=RetrySettings, description="how the waits between attempts grow")
+    queue: Name = Field(default="default", description="where its jobs wait unless the submitter says otherwise")
+
+    def retry_policy(self) -> RetryPolicy:
+        """Return `max_attempts` and `retry` as the queue reads them."""
+        wait = self.retry
+        return RetryPolicy(
+            max_attempts=self.max_attempts, base_ms=wait.base, factor=wait.factor, max_ms=wait.max, jitter=wait.jitter
+        )
+
+
+class QueueSettings(Model):
+    """`[queues.NAME]`: limits of a queue."""
+
+    max_active: int | None = Field(default=None, ge=1, le=100_000, description="jobs of this queue that run at once")
+    paused: bool = Field(default=False, description="nothing of it starts")
+
+
+class Settings(Model):
+    """The whole of config.toml."""
+
+    runtime: RuntimeSettings = Field(default_factory=RuntimeSettings, description="how the daemon works")
+    agents: dict[Name, AgentSettings] = Field(default_factory=dict, description="who is there to be asked")
+    providers: dict[Name, ProviderSettings] = Field(default_factory=dict, description="where models are")
+    kinds: dict[KindName, KindSettings] = Field(default_factory=dict, description="jobs that run functions of yours")
+    queues: dict[Name, QueueSettings] = Field(default_factory=dict, description="limits of queues")
+
+    @field_validator("providers", mode="before")
+    @classmethod
+    def _fill_in_by_name(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {name: _named(name, table) for name, table in value.items()}
+
+    def provider(self, name: str) -> OpenAIProvider | LocalProvider | ScriptedProvider:
+        """Return the settings of provider *name*; a built-in one needs no table. KeyError otherwise."""
+        if name in self.providers:
+            return self.providers[name]
+        if name == "local":
+            return LocalProvider()
+        if name == "scripted":
+            return ScriptedProvider()
+        raise KeyError(name)
+
+
+def _named(name: str, table: object) -> object:
+    """Return the provider's *table* with the type that its name implies, and OpenAI's own address for `openai`."""
+    if not isinstance(table, dict):
+        return table
+    filled = {"type": name if name in BUILTIN_PROVIDERS else "openai"} | table
+    return {"base_url": OPENAI_URL} | filled if name == "openai" and filled["type"] == "openai" else filled
