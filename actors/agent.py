@@ -1,5 +1,6 @@
 """The built-in agent: a persona with a model, whose turns are child tasks; it stays answerable and alone commits."""
 
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import anyio
@@ -8,7 +9,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from actors.company import Company
 from runtime.attempt import CANCELLED, STOPPED, Attempt, outcome_of
 from runtime.core.actor import Envelope, handles
-from runtime.errors import LlmCut, LlmTimeout, UnhandledMessage
+from runtime.errors import ActorStopped, LlmCut, LlmTimeout, UnhandledMessage
 from runtime.llm.provider import estimate_usage
 from runtime.stateful import AgentState, StatefulActor, decode
 from runtime.store import port
@@ -29,13 +30,11 @@ class TurnEnded(Message, type="agent.turn_ended"):
 
 
 class Agent(StatefulActor):
-    """Answers with a model. A message is a job; a turn of it runs beside the handlers, so the agent can always be
-    asked.
+    """Answers with a model. A message is a job; its turn runs beside the handlers, so the agent can always be asked.
 
     One turn a conversation at a time (the queue sees to it), up to `concurrency` over different conversations. State,
-    answer,
-    conversation and the end of the job are one commit; a turn that fails or is cut off leaves nothing behind but its
-    error.
+    answer, conversation and the end of the job are one commit; a turn that fails or is cut off leaves nothing behind
+    but its error.
     """
 
     USER_CODE: ClassVar[bool] = False
@@ -46,17 +45,22 @@ class Agent(StatefulActor):
     def __init__(self, settings: AgentSettings) -> None:
         self.settings = settings
         self.slots = settings.concurrency
+        self._turns = 0
+        self._no_turns = anyio.Event()
+        self._answered: dict[str, TurnEnded] = {}  # turns with an answer that is not on the disk yet
 
     @handles
     async def run(self, message: RunJob) -> None:
         """Begin a turn and be free for the next message."""
         if message.incarnation not in (0, self.ctx.incarnation):
             return
+        self._turns += 1
         self.ctx.start(self._turn, message.assignment, name=f"turn {message.assignment.conversation}")
 
     @handles
     def turn_ended(self, message: TurnEnded) -> None:
         job, now = message.assignment, self.house.clock.now()
+        self._answered.pop(job.lease.id, None)
         line = (
             ChatMessage(role="user", content=message.said),
             ChatMessage(role="assistant", content=message.answered.text),
@@ -73,6 +77,17 @@ class Agent(StatefulActor):
                 (port.Finish(job.lease, "completed", result=message.answered.model_dump_json()),), now, strict=True
             ),
         )
+
+    async def on_stop(self, reason: str) -> None:
+        """Let turns come to their end, as far as the time to drain goes: what was answered was paid for."""
+        if reason in ("crash", "restart"):
+            return
+        while self._turns:
+            self._no_turns = anyio.Event()
+            await self._no_turns.wait()
+        for answered in list(self._answered.values()):
+            self.turn_ended(answered)
+            await self._commit()
 
     async def on_handler_error(self, envelope: Envelope, error: Exception) -> None:
         """A step that could not be committed: its job goes back by the rules, and is not left hanging."""
@@ -92,6 +107,8 @@ class Agent(StatefulActor):
             if attempt.cancelled:
                 outcome = CANCELLED
         finally:
+            self._turns -= 1
+            self._no_turns.set()
             if outcome is not None:
                 await self._report(job.lease, outcome)
 
@@ -111,7 +128,9 @@ class Agent(StatefulActor):
             return outcome_of(error)
         if attempt.wished:
             return CANCELLED
-        await self.ctx.ref.tell(TurnEnded(assignment=job, said=said.text, answered=answered))
+        ended = self._answered[job.lease.id] = TurnEnded(assignment=job, said=said.text, answered=answered)
+        with suppress(ActorStopped):  # then `on_stop` commits it
+            await self.ctx.ref.tell(ended)
         return None
 
     async def _think(self, job: Assignment, said: Say) -> Answered:

@@ -17,7 +17,7 @@ from runtime.attempt import MAX_ERROR_TEXT
 from runtime.core.actor import Actor, Promise, Terminated, handles
 from runtime.core.deadlines import Timer
 from runtime.errors import ActorError, JobNotFound, KeyConflict, MailboxFull, NotRetryable, StoreError, problem
-from runtime.sandbox.process import kill_group
+from runtime.sandbox.process import host_boot, kill_group
 from runtime.store import port
 from schemas.base import Message
 from schemas.events import Event
@@ -46,8 +46,12 @@ from schemas.jobs import (
 logger = log.get(__name__)
 
 WRITE_SOFT_EVERY: Final = 0.1
+SMALL_BATCH: Final = 8
 RETRY_STORE_AFTER: Final = 1.0
 NO_ROOM: Final = Outcome(ok=False, snooze=True, retry_after_ms=1000)
+
+
+Ended = tuple[port.Claimed, Outcome]
 
 
 class Tick(Message, type="queue.tick"):
@@ -104,7 +108,7 @@ class Queue(Actor):
         self.draining = False
         # noted since the last commit
         self.inserts: list[tuple[port.JobRow, Promise]] = []
-        self.ends: list[tuple[port.Claimed, Outcome]] = []
+        self.ends: list[Ended] = []
         self.cancels: list[tuple[str, Promise]] = []
         self.retries: list[tuple[str, Promise]] = []
         self.processes: list[tuple[port.RecordProcess, Promise]] = []
@@ -125,9 +129,7 @@ class Queue(Actor):
         for worker in await store.workers():
             if worker.boot == house.boot:  # this queue was restarted, its workers with it: nobody holds anything
                 await store.commit([port.RecoverJobs(house.boot, now, worker=worker.id)])
-        for left in await store.processes(house.boot):  # before their jobs may start anew: never two at work on one
-            if await anyio.to_thread.run_sync(kill_group, left.pgid, left.started):
-                logger.warning("survivor_ended", job=left.job, pgid=left.pgid)
+        await self._end_survivors()
         await store.commit([port.RecoverJobs(house.boot, now), port.ReleaseHeld(house.kinds.names(), now)])
         house.workers.clear()
         await self._load_counts()  # ended ones too, while nobody works: what ends during a later look would count twice
@@ -140,6 +142,16 @@ class Queue(Actor):
         self._arm()
         self.ctx.after(settings.runtime.heartbeat / 1000, Tick(what="beat"))
         self.ctx.after(settings.runtime.reconcile / 1000, Tick(what="reconcile"))
+
+    async def _end_survivors(self) -> None:
+        """End what outlived an earlier daemon, before its jobs may start anew: never two at work on one."""
+        store, here = self.house.store, json.dumps(host_boot())
+        if await store.setting("host_boot") == here:  # else the machine was started anew, and nothing can have survived
+            for left in await store.processes(self.house.boot):
+                if await anyio.to_thread.run_sync(kill_group, left.pgid, left.started):
+                    logger.warning("survivor_ended", job=left.job, pgid=left.pgid)
+        else:
+            await store.commit([port.PutSetting("host_boot", here)])
 
     async def _load_counts(self) -> None:
         found = await self.house.store.counts(ended=False) | await self.house.store.counts(ended=True)
@@ -419,14 +431,21 @@ class Queue(Actor):
             for record, promise in processes:
                 add(record, promise.resolve, promise.fail)
         if ends:
-            self.ends = []
+            ends, self.ends = self._share(ends)
             finishes = tuple(self._settle(claimed, outcome, now) for claimed, outcome in ends)
             add(port.FinishJobs(finishes, now), self._finished, lambda _: self.ends.extend(ends))
-        if self.lost:  # after the ends: taking back all of a worker must not take what it had ended before
+        if self.lost and not self.ends:  # after the ends: taking back all of a worker must not take what it had ended before
             lost, self.lost = self.lost, []
             for worker in lost:
                 recover = port.RecoverJobs(self.house.boot, now, worker=worker)
                 add(recover, self._recovered, lambda _, worker=worker: self.lost.append(worker))
+
+    def _share(self, ends: list[Ended]) -> tuple[list[Ended], list[Ended]]:
+        """Split what ended into now and next. Workers that all wait for one commit leave the loop idle meanwhile, and
+        the disk idle when they run: in two halves, one half runs while the other is written."""
+        at_work = len(ends) + sum(self.house.workers.values())
+        part = max(SMALL_BATCH, at_work // 2)
+        return ends[:part], ends[part:]
 
     def _settle(self, claimed: port.Claimed, outcome: Outcome, now: int) -> port.Finish:
         result = None

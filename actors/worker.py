@@ -2,8 +2,9 @@
 
 import inspect
 import json
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from anyio import get_cancelled_exc_class
@@ -12,14 +13,16 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from actors.company import Company
 from actors.kinds import Kind, ShellArgs, SleepArgs, checked
 from runtime.attempt import CANCELLED, MAX_ERROR_TEXT, STOPPED, outcome_of, tell_surely
-from runtime.core.actor import Actor, handles
+from runtime.core.actor import Actor, ActorContext, handles
+from runtime.core.owned import TaskHandle
 from runtime.core.ref import Ref
-from runtime.errors import LeaseLost, problem
+from runtime.errors import ActorError, LeaseLost, StoreError, problem
 from runtime.loader import load_object
 from runtime.outcomes import Fail
 from runtime.sandbox.parent import Command, Exit, child_env
 from runtime.sandbox.run import Answer, run_command, run_python
 from schemas.jobs import (
+    MAX_LOG_LINES,
     Assignment,
     JobEnded,
     JobLogged,
@@ -31,30 +34,73 @@ from schemas.jobs import (
     WorkerReady,
 )
 
+TELL_EVERY: Final = 0.02
+
 
 class Reporter:
     """What an attempt tells while it runs; in-loop code of the user's gets it as its `ctx`
     (`runtime.outcomes.JobContext`).
+
+    What comes in a burst is one message to the queue; of more lines than are kept of a job the oldest go.
     """
 
-    def __init__(self, assignment: Assignment, queue: Ref, now: Callable[[], int]) -> None:
-        self._lease, self._queue, self._now = assignment.lease, queue, now
+    def __init__(self, assignment: Assignment, ctx: ActorContext, queue: Ref, now: Callable[[], int]) -> None:
+        self._lease, self._ctx, self._queue, self._now = assignment.lease, ctx, queue, now
+        self._lines: deque[tuple[int, str, str]] = deque(maxlen=MAX_LOG_LINES)
+        self._progress: JobProgress | None = None
+        self._sender: TaskHandle | None = None
         self.job_id = assignment.lease.id
         self.attempt = assignment.attempt
         self.idempotency_key = assignment.lease.id
 
     def progress(self, value: Any) -> None:
         """Tell how far it is; only the latest is kept."""
-        json.dumps(value)  # what JSON cannot say is refused here, in the code that said it
-        self._queue.tell_nowait(JobProgress(lease=self._lease, progress=value))
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # what is no JSON is refused where it is said
+        self._progress = JobProgress(lease=self._lease, progress=value)
+        self._soon()
 
     def log(self, text: str, level: str = "info") -> None:
         """Write a line to the job's log."""
-        self._queue.tell_nowait(JobLogged(lease=self._lease, lines=((self._now(), level, text),)))
+        self._lines.append((self._now(), level, text.encode(errors="replace").decode()))
+        self._soon()
+
+    def _soon(self) -> None:
+        if self._sender is None or self._sender.done:
+            self._sender = self._ctx.start(self._send, name=f"reports of {self.job_id}")
+
+    async def _send(self) -> None:
+        while self._lines or self._progress is not None:
+            await self._tell()
+            await anyio.sleep(TELL_EVERY)
+
+    async def _tell(self) -> None:
+        progress, self._progress = self._progress, None
+        lines = tuple(self._lines)
+        self._lines.clear()
+        try:
+            if progress is not None:
+                await tell_surely(self._queue, progress)
+            if lines:
+                await tell_surely(self._queue, JobLogged(lease=self._lease, lines=lines))
+        except ActorError:
+            return  # the queue is gone; then these words are too
+
+    async def close(self) -> None:
+        """Tell the rest, before it is told how the attempt ended."""
+        if self._sender is not None:
+            self._sender.cancel()
+            await self._tell()
 
     async def started(self, pgid: int, started: int) -> bool:
-        """Have the process group kept before its work begins; false where the attempt no longer owns the job."""
-        return await self._queue.ask(JobProcess(lease=self._lease, pgid=pgid, started=started))
+        """Have the process group kept before its work begins.
+
+        False where the attempt no longer owns the job, or where it cannot be kept now: then nothing begins, and the
+        attempt does not count.
+        """
+        try:
+            return await self._queue.ask(JobProcess(lease=self._lease, pgid=pgid, started=started))
+        except (StoreError, ActorError):
+            return False
 
 
 class Worker(Actor):
@@ -73,6 +119,7 @@ class Worker(Actor):
             return
         job = message.assignment
         queue = self.ctx.actor("queue")
+        reporter = Reporter(job, self.ctx, queue, self.house.clock.now)
         outcome = STOPPED  # which remains true if the daemon stops in the middle
         try:
             kind = self.house.kinds.get(job.kind)
@@ -81,12 +128,13 @@ class Worker(Actor):
             with self.house.board.running(job.lease, seconds) as attempt:
                 if attempt.wished:  # the wish was here before us
                     await checkpoint_if_cancelled()
-                outcome = await self._attempt(kind, job, Reporter(job, queue, self.house.clock.now))
+                outcome = await self._attempt(kind, job, reporter)
             if attempt.cancelled:
                 outcome = CANCELLED
             elif attempt.timed_out:
                 outcome = timed_out(job)
         finally:
+            await reporter.close()
             await tell_surely(queue, JobEnded(lease=job.lease, outcome=outcome))
 
     async def _attempt(self, kind: Kind | None, job: Assignment, reporter: Reporter) -> Outcome:

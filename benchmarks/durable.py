@@ -239,12 +239,12 @@ def measure(quick: bool) -> list[Row]:
     rows = []
     for producers, total, bar in ((1, 400, 0.7), (64, 6400, 0.55)):
         ours, limit = asyncio.run(enqueue(producers, total * scale))
-        rows.append(Row(f"enqueue, {producers} at once", ours, limit, bar))
+        rows.append(Row(f"durable: enqueue, {producers} at once", ours, limit, bar))
     for workers, total, bar in ((1, 500, 0.6), (10, 4000, 0.5), (50, 10_000, 0.5)):
         ours, limit = asyncio.run(process(workers, total * scale))
-        rows.append(Row(f"no-op jobs, concurrency {workers}", ours, limit, bar))
+        rows.append(Row(f"durable: no-op jobs, concurrency {workers}", ours, limit, bar))
     ours, limit = asyncio.run(idle_pick_up(50 * scale))
-    rows.append(Row("idle pick-up, p50", ours, limit, 1.4, "ms", higher_is_better=False))
+    rows.append(Row("durable: idle pick-up, p50", ours, limit, 1.4, "ms", higher_is_better=False))
     return rows
 
 

@@ -96,8 +96,6 @@ def diff(old: Settings, new: Settings) -> Changes:
     """
     both = old.agents.keys() & new.agents.keys()
     restart = [f"runtime.{key}" for key in type(old.runtime).model_fields if _differs(old.runtime, new.runtime, key)]
-    restart += [f"kinds.{name}" for name in _changed(old.kinds, new.kinds)]
-    restart += [f"queues.{name}" for name in _changed(old.queues, new.queues)]
     return Changes(
         added=tuple(sorted(new.agents.keys() - both)),
         removed=tuple(sorted(old.agents.keys() - both)),

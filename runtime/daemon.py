@@ -175,7 +175,7 @@ class Daemon:
                 await self._play()
                 tasks.cancel_scope.cancel()
         except* RestartLimitReached as group:
-            logger.critical("root_exhausted", reason=str(group.exceptions[0]))
+            logger.critical("root_exhausted", reason=str(first_of(group)))
             self.boots.note_failure()
             failed = True
         finally:
@@ -243,6 +243,12 @@ class Daemon:
             self.system.ref("store").tell_nowait(Happened(kind=kind, subject=subject, data=facts))
         except ActorError:
             return  # it is not up yet, or no more: the log has it
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error that is no group itself."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def who_is_at_work(frame: Any) -> dict[str, Any] | None:

@@ -189,7 +189,10 @@ class LocalProvider(Model):
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="threads that compute; one a core unless given"
     )
-    timeouts: Timeouts = Field(default_factory=Timeouts, description="the four deadlines of a call")
+    timeouts: Timeouts = Field(
+        default_factory=lambda: Timeouts(first_byte=300),  # seconds: a long prompt on a slow machine takes its time
+        description="the four deadlines of a call",
+    )
     max_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, description="the largest answer that is read")
 
 

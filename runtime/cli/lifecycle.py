@@ -33,7 +33,7 @@ def up(config: str | None, detach: bool) -> int:
     """
     argv = daemon_argv(config)
     if detach:
-        return _detached(argv)
+        return _detached([*argv, "--quiet"])  # its log goes to the file that `understudy logs` reads
     sys.stdout.flush()
     return os.execv(argv[0], argv)  # noqa: S606  # becoming the daemon, without a shell, is the point
 

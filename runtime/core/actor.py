@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from runtime.clock import Clock
     from runtime.core.deadlines import Timer
-    from runtime.core.incarnation import Incarnation, TaskHandle
+    from runtime.core.incarnation import Incarnation
+    from runtime.core.owned import TaskHandle
     from runtime.core.ref import Ref
     from runtime.core.spec import ChildSpec
     from runtime.core.system import ActorSystem

@@ -10,8 +10,9 @@ from runtime.core.actor import LIFECYCLE
 from runtime.core.deadlines import Timer
 from runtime.core.directive import told
 from runtime.core.envelope import Asked, Envelope, Item, answer_error, opened
-from runtime.core.incarnation import CURRENT, GOODBYE, Incarnation
+from runtime.core.incarnation import GOODBYE, Incarnation
 from runtime.core.mailbox import Mailbox
+from runtime.core.owned import CURRENT
 from runtime.core.ref import PATIENCE, Ref
 from runtime.errors import ActorError, ActorQuarantined, ActorStopped, AskTimeout
 from schemas.agents import Lifecycle

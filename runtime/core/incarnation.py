@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from runtime.core.deadlines import Timer
 from runtime.core.directive import Directive, directive, unwrapped
 from runtime.core.envelope import Asked, Envelope, Item, Promise, answer_error, opened
 from runtime.core.handlers import ASYNC, SYNC, Route, Table, table_of
+from runtime.core.owned import CURRENT, Alarm, TaskHandle
 from runtime.core.stream import Channel
 from runtime.errors import ActorError, ActorStopped, RequestCancelled, StartFailed, UnhandledMessage
 
@@ -26,15 +26,14 @@ if TYPE_CHECKING:
     from runtime.core.supervisor import Supervisor
     from schemas.base import Message
 
+__all__ = ["Ending", "Incarnation", "TaskHandle"]
+
 BATCH = 512
 """Messages handled before every other task gets a turn."""
 SLICE = 0.010
 """Seconds after which every other task gets a turn, however few messages that were."""
 GOODBYE = 1.0
 """Seconds `on_stop` always gets, and seconds a cancelled task gets to notice, before it counts as a zombie."""
-
-CURRENT: ContextVar[Incarnation | None] = ContextVar("CURRENT", default=None)
-"""The incarnation whose handler is running: asks made in it inherit its message's deadline."""
 
 
 @dataclass(slots=True)
@@ -45,38 +44,6 @@ class Ending:
     error: BaseException | None = None
     directive: Directive = Directive.RESTART
     blame: str | None = None
-
-
-class TaskHandle:
-    """A task that belongs to an instance."""
-
-    __slots__ = ("_life", "_scope", "done", "name")
-
-    def __init__(self, life: Incarnation, name: str) -> None:
-        self._life = life
-        self._scope = CancelScope()
-        self.name = name
-        self.done = False
-
-    def cancel(self) -> None:
-        """Ask the task to end; it has ended when `done` is true."""
-        self._scope.cancel()
-
-    async def run(self, work: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
-        """Run *work*; an exception is the actor's crash, a cancellation that nobody asked for too."""
-        CURRENT.set(None)
-        try:
-            with self._scope:
-                await work(*args)
-        except Exception as error:  # noqa: BLE001  # the supervisor decides
-            self._life.fail(error)
-        except get_cancelled_exc_class():
-            if self._life.cell.system.loop.is_cancelled():
-                raise
-            self._life.fail(RuntimeError(f"the task {self.name} awaited something that was cancelled"))
-        finally:
-            self.done = True
-            self._life.task_ended(self)
 
 
 class Incarnation:
@@ -130,7 +97,7 @@ class Incarnation:
         self.branch: Supervisor | None = None
         self.tasks: set[TaskHandle] | None = None
         self.tasks_over: Any = None
-        self.timers: set[_Alarm] | None = None
+        self.timers: set[Alarm] | None = None
         self.promises: set[Promise] | None = None
         self.watched: set[Cell] | None = None
 
@@ -251,7 +218,10 @@ class Incarnation:
             else:
                 asked = item
                 message, deadline = asked.message, asked.deadline
-            route = routes.get(type(message)) or self._route(item)
+            try:
+                route: Route | None = routes[type(message)]
+            except KeyError:
+                route = self._route(item)
             if route is not None and (deadline is None or cell.still_wanted(item, now)):
                 self.began = now
                 self.item = item
@@ -577,7 +547,7 @@ class Incarnation:
         self._alive()
         if self.timers is None:
             self.timers = set()
-        return _Alarm(self, self.cell.mailbox.time() + delay, message)
+        return Alarm(self, self.cell.mailbox.time() + delay, message)
 
     def start_task(self, work: Callable[..., Awaitable[Any]], args: tuple[Any, ...], name: str) -> TaskHandle:
         """Run *work* as a task that ends with this incarnation."""
@@ -602,25 +572,3 @@ class Incarnation:
         if self.branch is None:
             self.branch = self.cell.system.branch_of(self)
         return await self.cell.system.add_child(self.branch, spec)
-
-
-class _Alarm(Timer):
-    """A timer that ends with its incarnation."""
-
-    __slots__ = ("_life",)
-
-    def __init__(self, life: Incarnation, when: float, message: Message) -> None:
-        self._life = life
-        super().__init__(life.cell.system.deadlines, when, lambda: self._ring(message))
-        assert life.timers is not None
-        life.timers.add(self)
-
-    def _ring(self, message: Message) -> None:
-        if self._life.timers is not None:
-            self._life.timers.discard(self)
-        self._life.signal(message)
-
-    def cancel(self) -> None:
-        if self._life.timers is not None:
-            self._life.timers.discard(self)
-        super().cancel()

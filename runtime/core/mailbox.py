@@ -152,6 +152,8 @@ class Mailbox:
         items = list(self.queue)
         self.queue.clear()
         self.queue.extend(item for item in items if not isinstance(item, tuple))
+        if self.waiting:
+            self.admit()
         return [item[0] for item in items if isinstance(item, tuple)]
 
     def emptied(self) -> list[Item]:

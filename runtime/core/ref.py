@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from anyio import get_cancelled_exc_class
 
 from runtime.core.envelope import Asked
-from runtime.core.incarnation import CURRENT
+from runtime.core.owned import CURRENT
 from runtime.core.stream import Channel
 from schemas.base import Message, Request
 

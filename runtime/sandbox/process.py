@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 KILL_WITHIN: Final = 2.0
@@ -32,6 +33,14 @@ def start_time(pid: int) -> int:
     """Return when *pid* started (see `Process`); 0 when there is no such process."""
     process = look(pid)
     return process.started if process else 0
+
+
+def host_boot() -> str:
+    """Return what names this run of the machine: start times mean nothing across two of them. Empty where unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def alive(pgid: int) -> bool:

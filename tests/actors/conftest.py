@@ -22,7 +22,7 @@ from runtime.core.actor import Actor, handles
 from runtime.core.spec import ChildSpec, SupervisorSpec
 from runtime.core.system import ActorSystem
 from runtime.daemon import Parts
-from runtime.errors import JobNotFound, StoreError
+from runtime.errors import JobNotFound, StoreError, StoreFull
 from runtime.events import EventBus
 from runtime.secrets import Redactor
 from runtime.store.memory import MemoryStore
@@ -85,12 +85,19 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 
 class Disk(MemoryStore):
-    """A store that can refuse every commit for as long as a test likes, and be slow. It counts its commits."""
+    """A store whose commits are kept for the test, and that fails as it is told to.
+
+    refuses   every commit, until it is None again
+    breaks    the next commit, with an error that is none of a store's
+    unheard   the next commit with a change of this type is written, and nobody hears of it
+    takes     seconds that a commit takes
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.refuses: StoreError | None = None
         self.breaks: Exception | None = None
+        self.unheard: type | None = None
         self.takes = 0.0
         self.commits: list[tuple[Change, ...]] = []
         self.refused = 0
@@ -104,6 +111,9 @@ class Disk(MemoryStore):
         if self.refuses is not None:
             self.refused += 1
             raise self.refuses
+        if self.unheard is not None and any(isinstance(change, self.unheard) for change in changes):
+            self.unheard = None
+            self.fail_next(StoreError("the outcome is unknown"), applied=True)
         self.commits.append(tuple(changes))
         return await super().commit(changes)
 
@@ -205,6 +215,11 @@ class Stage:
         await self.caught_up()
         return Hired(self, name, taken, made)
 
+    def die(self) -> Any:
+        """Be killed: nothing more reaches the disk, which is returned. What comes after this is not seen any more."""
+        self.disk.refuses = StoreFull("this process is gone")
+        return self.disk
+
     async def restart(self, name: str) -> None:
         await self.system.restart_child(name)
         await self.caught_up()
@@ -258,6 +273,8 @@ def furnish(tmp_path: Path) -> Callable[..., Company]:
     def make(config: str = "", *, boot: str = "boot-1", disk: MemoryStore | None = None, **modules: str) -> Company:
         for name, text in modules.items():
             (tmp_path / name.replace("_toml", ".toml").replace("_py", ".py")).write_text(textwrap.dedent(text))
+        if isinstance(disk, Disk):
+            disk.refuses = None
         path = tmp_path / "config.toml"
         path.write_text(textwrap.dedent(config))
         return tree.company(

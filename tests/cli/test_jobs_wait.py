@@ -31,7 +31,7 @@ def test_a_shell_job_writes_its_own_output(cli: Callable[..., Any], fake: Any, m
 
 def test_an_answer_of_an_agent_is_text(cli: Callable[..., Any], fake: Any, make_job: Callable[..., Any]) -> None:
     result = {"text": "Hello", "conversation": "main"}
-    fake.stream("GET", WATCH, ("done", {"job": make_job(name="agent.say", result=result)}))
+    fake.stream("GET", WATCH, ("done", {"job": make_job(name="agent.message", result=result)}))
     assert cli("jobs", "wait", "0193-a").out == "Hello\n"
 
 

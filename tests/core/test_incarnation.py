@@ -343,6 +343,30 @@ async def test_a_watch_ends_with_the_watcher(running):
         assert [one.ends for one in made] == [[], []]
 
 
+async def test_a_watcher_that_never_tires_of_a_dead_actor_does_not_starve_the_loop(running):
+    over: list[bool] = []
+
+    class Obsessed(Scripted):
+        @handles
+        def terminated(self, message: Terminated) -> None:
+            if not over:
+                self.ctx.watch(dead)
+
+    async def watch_dead(actor: Scripted, arg: Any) -> None:
+        actor.ctx.watch(dead)
+
+    obsessed = Obsessed(watch=watch_dead)
+    _, other = scripted("other")
+    async with running(ChildSpec("it", lambda: obsessed), other) as system:
+        dead = system.ref("other")
+        await system.stop_child("other")
+        await system.ref("it").ask(Do(what="watch"))
+        for _ in range(20):
+            await anyio.sleep(0)
+        over.append(True)
+        assert system.cell("it").handled > 512
+
+
 # -- replies that come later -------------------------------------------------------------------------------------------
 
 

@@ -35,13 +35,14 @@ def test_a_conversation_is_kept_over_a_restart(fresh: Any) -> None:
     assert [line["content"] for line in kept if line["role"] == "user"] == ["first", "second"]
 
 
-def test_a_job_that_ran_when_the_daemon_stopped_runs_again_and_its_attempt_does_not_count(fresh: Any) -> None:
+def test_a_job_that_ran_when_the_daemon_stopped_runs_again_and_its_attempt_does_not_count(
+    fresh: Any, wait_until: Any
+) -> None:
     fresh.config = fresh.file.read_text().replace('drain = "5s"', 'drain = "100ms"').replace('"1s"', '"100ms"')
     fresh.write(fresh.config)
     fresh.start()
     job = fresh.submit("shell", args={"argv": ["sh", "-c", "test -e go || sleep 600"]})
-    while fresh.job(job)["status"] != "active":
-        pass
+    wait_until("it runs", lambda: fresh.job(job)["status"] == "active")
 
     assert fresh.stop() == 0
     fresh.assert_alone()
@@ -69,11 +70,10 @@ def test_a_stale_socket_is_replaced(fresh: Any) -> None:
     assert fresh.call("GET", "/v1/hello")["pid"] == fresh.pid
 
 
-def test_down_leaves_no_process_and_no_socket(fresh: Any) -> None:
+def test_down_leaves_no_process_and_no_socket(fresh: Any, wait_until: Any) -> None:
     fresh.start()
     job = fresh.submit("shell", args={"argv": ["sh", "-c", "trap '' TERM; setsid sleep 600 & sleep 600"]})
-    while fresh.job(job)["status"] != "active":
-        pass
+    wait_until("it runs", lambda: fresh.job(job)["status"] == "active")
 
     done = fresh.cli("down", "--now")
 
@@ -87,7 +87,7 @@ def test_down_leaves_no_process_and_no_socket(fresh: Any) -> None:
 
 
 def test_up_detached_returns_when_it_is_ready_and_down_ends_it(fresh: Any) -> None:
-    up = fresh.cli("up", "--detach", "-c", str(fresh.file))
+    up = fresh.cli("up", "--detach", "-c", str(fresh.file), LC_UNDERSTUDY_TEST=fresh.token)
     assert up.returncode == 0, up.stderr
     pid = fresh.call("GET", "/v1/hello")["pid"]
 

@@ -39,7 +39,7 @@ KIND = """
 run = "tracing:trace"
 """
 
-COUNTER = '''
+COUNTER = """
 from runtime.stateful import AgentState, StatefulActor, handles
 from schemas.base import Request
 
@@ -69,7 +69,7 @@ class Counter(StatefulActor):
         self.state.total += message.n
         self.state.general_notes = message.note
         return self.state.total
-'''
+"""
 
 AGENT = """
 [agents.counter]

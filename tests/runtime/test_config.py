@@ -1,7 +1,9 @@
 """Reading config.toml: the report to the letter, layers, origins, ownership, and what a reload changes."""
 
+import grp
 import json
 import os
+import pwd
 import subprocess
 import sys
 import tomllib
@@ -429,8 +431,25 @@ def test_our_own_file_in_our_own_folder_is_trusted(folder: Path) -> None:
     check_trust(put(folder, GOOD))
 
 
+def test_a_file_that_our_own_private_group_may_write_is_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(folder, GOOD)
+    path.chmod(0o664)
+    us = pwd.getpwuid(os.getuid())
+    group = grp.struct_group((us.pw_name, "x", path.stat().st_gid, [us.pw_name]))
+    monkeypatch.setattr("pwd.getpwuid", lambda _: pwd.struct_passwd((*us[:3], path.stat().st_gid, *us[4:])))
+    monkeypatch.setattr("grp.getgrgid", lambda _: group)
+    check_trust(path)
+    shared = grp.struct_group((us.pw_name, "x", path.stat().st_gid, [us.pw_name, "somebody"]))
+    monkeypatch.setattr("grp.getgrgid", lambda _: shared)
+    with pytest.raises(ConfigUnsafe):
+        check_trust(path)
+
+
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
-def test_a_file_that_others_may_write_is_refused_with_the_fix(folder: Path, mode: int) -> None:
+def test_a_file_that_others_may_write_is_refused_with_the_fix(
+    folder: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.trust._is_private", lambda _: False)
     path = put(folder, GOOD)
     path.chmod(mode)
     with pytest.raises(ConfigUnsafe) as caught:
@@ -505,7 +524,7 @@ def test_a_reload_names_what_changed_and_what_needs_a_new_start() -> None:
         removed=("gone",),
         changed=("other",),
         providers=("local", "p"),
-        needs_restart=("runtime.lease", "kinds.k"),
+        needs_restart=("runtime.lease",),
     )
 
 

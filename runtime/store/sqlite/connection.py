@@ -38,7 +38,7 @@ def wanted_pragmas(durability: Durability, *, writer: bool) -> dict[str, int | s
         "auto_vacuum": 2,  # incremental; it must come before the first page is written, so before journal_mode too
         "journal_mode": "wal",
         "synchronous": SYNCHRONOUS[durability],
-        "wal_autocheckpoint": 1000,
+        "wal_autocheckpoint": 4000,  # 16 MiB: a checkpoint every few commits would cost more than the commits
         "journal_size_limit": 64 * 1024 * 1024,
         "cache_size": -65_536,
         "fullfsync": 1,  # without it a sync on macOS does not reach the platter; elsewhere it is without effect

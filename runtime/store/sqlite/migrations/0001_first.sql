@@ -20,7 +20,7 @@ CREATE TABLE jobs (
   kind          TEXT NOT NULL,
   queue         TEXT NOT NULL,
   lane          TEXT NOT NULL CHECK (lane IN ('loop', 'child', 'agent')),
-  status        TEXT NOT NULL CHECK (status IN ('pending', 'waiting', 'delayed', 'active', 'paused', 'completed', 'failed', 'cancelled')),
+  status        TEXT NOT NULL,
   reason        TEXT,
   priority      INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 1000),
   rank          INTEGER NOT NULL,
@@ -44,12 +44,17 @@ CREATE TABLE jobs (
   finished_at   INTEGER,
   CHECK ((status IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
   CHECK ((status = 'active') = (worker IS NOT NULL AND boot IS NOT NULL)),
-  CHECK ((status IN ('pending', 'active', 'completed')) = (reason IS NULL)),
-  CHECK (status <> 'waiting' OR reason IN ('deps', 'limit', 'signal', 'children')),
-  CHECK (status <> 'delayed' OR reason IN ('scheduled', 'retry', 'snooze', 'rate_limit')),
-  CHECK (status <> 'paused' OR reason IN ('user', 'hold')),
-  CHECK (status <> 'failed' OR reason IN ('exhausted', 'permanent', 'poison', 'timeout', 'dependency', 'deadline')),
-  CHECK (status <> 'cancelled' OR reason IN ('user', 'deadline', 'dependency', 'superseded'))
+  -- One CASE and not a CHECK a status: SQLite tries every CHECK that names a changed column, and status changes most.
+  CHECK (CASE status
+    WHEN 'pending' THEN reason IS NULL
+    WHEN 'active' THEN reason IS NULL
+    WHEN 'completed' THEN reason IS NULL
+    WHEN 'delayed' THEN reason IS NOT NULL AND reason IN ('scheduled', 'retry', 'snooze', 'rate_limit')
+    WHEN 'failed' THEN reason IS NOT NULL AND reason IN ('exhausted', 'permanent', 'poison', 'timeout', 'dependency', 'deadline')
+    WHEN 'cancelled' THEN reason IS NOT NULL AND reason IN ('user', 'deadline', 'dependency', 'superseded')
+    WHEN 'paused' THEN reason IS NOT NULL AND reason IN ('user', 'hold')
+    WHEN 'waiting' THEN reason IS NOT NULL AND reason IN ('deps', 'limit', 'signal', 'children')
+    ELSE 0 END)
 ) STRICT;
 
 -- One partial index for each question the queue asks; delayed jobs stay out of the claim index.

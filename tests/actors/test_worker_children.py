@@ -1,0 +1,127 @@
+"""Workers that run jobs in processes of their own: real processes, on a real clock."""
+
+import sys
+from typing import Any
+
+import pytest
+
+JOBS = """
+    import os, signal, sys
+
+    def shout(text):
+        print("to stdout")
+        print("to stderr", file=sys.stderr)
+        return text.upper()
+
+    def bug():
+        raise ValueError("because")
+
+    def kills_itself():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def leaves():
+        os._exit(7)
+"""
+CONFIG = "[runtime]\npool = 1\nchild_pool = 2\ngrace = '1s'\n" + "\n".join(
+    f"[kinds.{name}]\nrun = 'work:{name}'\nretry = {{ base = '1ms', jitter = 0.0 }}"
+    for name in ("shout", "bug", "kills_itself", "leaves")
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def work(whole: Any) -> Any:
+    return lambda: whole(CONFIG, work_py=JOBS)
+
+
+async def ended(s: Any, kind: str, /, args: Any = None, **fields: Any) -> Any:
+    view = await s.until((await s.submit(kind, args=args or {}, **fields)).id)
+    await s.caught_up()
+    assert await s.counts() == await s.true_counts()
+    return view
+
+
+async def test_a_command_is_run_and_what_it_wrote_is_kept(work: Any) -> None:
+    async with work() as s:
+        view = await ended(s, "shell", {"argv": ["sh", "-c", "cat; echo oops >&2"], "stdin": "hello\n"})
+        assert (view.status, view.result["exit_code"], view.result["stdout"]) == ("completed", 0, "hello\n")
+        lines = {(line.level, line.text) for line in await s.disk.job_logs(view.id)}
+        assert lines == {("stdout", "hello"), ("stderr", "oops")}
+
+
+async def test_a_command_that_fails_is_tried_again_and_keeps_its_last_words(work: Any) -> None:
+    async with work() as s:
+        view = await ended(s, "shell", {"argv": ["sh", "-c", "echo no; exit 3"]}, max_attempts=1)
+        assert (view.status, view.reason) == ("failed", "exhausted")
+        assert view.error.detail == "sh ended with exit code 3"
+        assert view.error.data["stdout"] == "no\n"
+
+
+async def test_a_command_that_is_not_there_fails(work: Any) -> None:
+    async with work() as s:
+        view = await ended(s, "shell", {"argv": ["/nowhere/to/be/found"]}, max_attempts=1)
+        assert view.status == "failed"
+        assert "/nowhere" in view.error.detail
+
+
+async def test_a_command_has_its_time_and_no_more(work: Any) -> None:
+    async with work() as s:
+        view = await ended(s, "shell", {"argv": ["sleep", "60"]}, timeout_ms=200, max_attempts=1)
+        assert (view.status, view.reason) == ("failed", "timeout")
+
+
+async def test_a_wish_ends_a_command(work: Any) -> None:
+    async with work() as s:
+        submitted = await s.submit("shell", args={"argv": ["sleep", "60"]})
+        with s.house.bus.subscribe(subject=submitted.id):
+            await s.until(submitted.id, "active")
+        await s.cancel(submitted.id)
+        view = await s.until(submitted.id)
+        assert (view.status, view.reason) == ("cancelled", "user")
+
+
+async def test_a_flood_of_output_neither_fails_its_job_nor_holds_up_the_queue(work: Any) -> None:
+    async with work() as s:
+        flood = await s.submit("shell", args={"argv": [sys.executable, "-c", "for n in range(60_000): print(n)"]})
+        other = await ended(s, "echo", {"a": 1})
+        assert other.status == "completed"
+        view = await s.until(flood.id)
+        assert view.status == "completed"
+        assert len(await s.disk.job_logs(flood.id, limit=10_000)) >= 1000
+        assert s.heard("actor.dead_letter") == []
+
+
+async def test_a_function_runs_in_a_process_of_its_own(work: Any) -> None:
+    async with work() as s:
+        view = await ended(s, "shout", {"text": "hello"})
+        assert (view.status, view.result) == ("completed", "HELLO")
+        assert {line.text for line in await s.disk.job_logs(view.id)} == {"to stdout", "to stderr"}
+
+
+@pytest.mark.parametrize(("kind", "says"), [("bug", "ValueError: because"), ("leaves", "exit code 7")])
+async def test_a_function_that_fails_spends_its_attempts(work: Any, kind: str, says: str) -> None:
+    async with work() as s:
+        view = await ended(s, kind, max_attempts=2)
+        assert (view.status, view.reason, view.attempts, view.crashes) == ("failed", "exhausted", 2, 0)
+        assert says in view.error.detail
+
+
+async def test_a_function_that_kills_its_process_three_times_is_poison(work: Any) -> None:
+    async with work() as s:
+        view = await ended(s, "kills_itself", max_attempts=9)
+        assert (view.status, view.reason, view.crashes) == ("failed", "poison", 3)
+        assert "signal 9" in view.error.detail
+
+
+async def test_a_stop_ends_what_runs_and_gives_the_attempt_back(whole: Any) -> None:
+    async with whole(CONFIG.replace("[runtime]", "[runtime]\ndrain = '0s'"), work_py=JOBS) as s:
+        submitted = await s.submit("shell", args={"argv": ["sleep", "60"]})
+        await s.until(submitted.id, "active")
+        disk = s.disk
+    await disk.open()
+    view = await disk.job(submitted.id)
+    assert (view.status, view.attempts) == ("pending", 0)
