@@ -9,7 +9,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from actors.company import Company
 from runtime.attempt import CANCELLED, STOPPED, Attempt, outcome_of
 from runtime.core.actor import Envelope, handles
-from runtime.errors import ActorStopped, LlmCut, LlmTimeout, UnhandledMessage
+from runtime.errors import ActorStopped, LlmCut, LlmTimeout, UnderstudyError, UnhandledMessage
 from runtime.llm.provider import estimate_usage
 from runtime.stateful import AgentState, StatefulActor, decode
 from runtime.store import port
@@ -46,7 +46,7 @@ class Agent(StatefulActor):
         self.settings = settings
         self.slots = settings.concurrency
         self._turns = 0
-        self._no_turns = anyio.Event()
+        self._turn_over = anyio.Event()
         self._answered: dict[str, TurnEnded] = {}  # turns with an answer that is not on the disk yet
 
     @handles
@@ -82,12 +82,20 @@ class Agent(StatefulActor):
         """Let turns come to their end, as far as the time to drain goes: what was answered was paid for."""
         if reason in ("crash", "restart"):
             return
-        while self._turns:
-            self._no_turns = anyio.Event()
-            await self._no_turns.wait()
-        for answered in list(self._answered.values()):
-            self.turn_ended(answered)
+        while True:  # each answer is written as it comes: the time to drain may end before the last turn does
+            for answered in list(self._answered.values()):
+                await self._commit_late(answered)
+            if not self._turns:
+                return
+            self._turn_over = anyio.Event()
+            await self._turn_over.wait()
+
+    async def _commit_late(self, answered: TurnEnded) -> None:
+        self.turn_ended(answered)
+        try:
             await self._commit()
+        except UnderstudyError as error:
+            await self._report(answered.assignment.lease, outcome_of(error))
 
     async def on_handler_error(self, envelope: Envelope, error: Exception) -> None:
         """A step that could not be committed: its job goes back by the rules, and is not left hanging."""
@@ -108,7 +116,7 @@ class Agent(StatefulActor):
                 outcome = CANCELLED
         finally:
             self._turns -= 1
-            self._no_turns.set()
+            self._turn_over.set()
             if outcome is not None:
                 await self._report(job.lease, outcome)
 

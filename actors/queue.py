@@ -46,7 +46,6 @@ from schemas.jobs import (
 logger = log.get(__name__)
 
 WRITE_SOFT_EVERY: Final = 0.1
-SMALL_BATCH: Final = 8
 RETRY_STORE_AFTER: Final = 1.0
 NO_ROOM: Final = Outcome(ok=False, snooze=True, retry_after_ms=1000)
 
@@ -431,21 +430,14 @@ class Queue(Actor):
             for record, promise in processes:
                 add(record, promise.resolve, promise.fail)
         if ends:
-            ends, self.ends = self._share(ends)
+            self.ends = []
             finishes = tuple(self._settle(claimed, outcome, now) for claimed, outcome in ends)
             add(port.FinishJobs(finishes, now), self._finished, lambda _: self.ends.extend(ends))
-        if self.lost and not self.ends:  # after the ends: taking back all of a worker must not take what it had ended before
+        if self.lost:  # after the ends: taking back all of a worker must not take what it had ended before
             lost, self.lost = self.lost, []
             for worker in lost:
                 recover = port.RecoverJobs(self.house.boot, now, worker=worker)
                 add(recover, self._recovered, lambda _, worker=worker: self.lost.append(worker))
-
-    def _share(self, ends: list[Ended]) -> tuple[list[Ended], list[Ended]]:
-        """Split what ended into now and next. Workers that all wait for one commit leave the loop idle meanwhile, and
-        the disk idle when they run: in two halves, one half runs while the other is written."""
-        at_work = len(ends) + sum(self.house.workers.values())
-        part = max(SMALL_BATCH, at_work // 2)
-        return ends[:part], ends[part:]
 
     def _settle(self, claimed: port.Claimed, outcome: Outcome, now: int) -> port.Finish:
         result = None

@@ -289,7 +289,7 @@ class Boots:
             self.failed = 0
 
     def note_failure(self) -> None:
-        """This start failed by itself. A disk that does not take the note takes no safe mode either: it is the reason."""
+        """This start failed by itself. A disk that does not take the note is the reason, and no case for safe mode."""
         try:
             self.path.write_text(json.dumps({"failed": self.failed + 1}), encoding="utf-8")
         except OSError as error:

@@ -331,8 +331,12 @@ def whole(furnish: Callable[..., Company], perform: Any) -> Staged:
     """The whole tree as the daemon runs it, but for the control socket; with a place for hands."""
 
     @asynccontextmanager
-    async def run(config: str = "", *, safe: bool = False, **more: Any) -> AsyncIterator[Stage]:
+    async def run(
+        config: str = "", *, safe: bool = False, change: Callable[[Company], None] | None = None, **more: Any
+    ) -> AsyncIterator[Stage]:
         house = furnish(config, **more)
+        if change is not None:
+            change(house)
         stopped: list[bool] = []
 
         def cast(house: Company) -> tuple[ChildSpec | SupervisorSpec, ...]:
@@ -343,5 +347,3 @@ def whole(furnish: Callable[..., Company], perform: Any) -> Staged:
             yield found
 
     return run
-
-

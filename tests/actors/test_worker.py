@@ -195,9 +195,7 @@ async def test_work_that_was_done_before_its_time_was_up_counts(work: Any) -> No
         assert (view.status, view.result) == ("completed", "done all the same")
 
 
-async def test_a_stray_cancellation_in_the_code_is_a_failure_like_any_other(
-    work: Any, anyio_backend_name: str
-) -> None:
+async def test_a_stray_cancellation_in_the_code_is_a_failure_like_any_other(work: Any, anyio_backend_name: str) -> None:
     async with work() as s:
         if anyio_backend_name == "trio":
             return  # trio has no such thing: whoever raises its Cancelled was cancelled
