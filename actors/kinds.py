@@ -44,7 +44,11 @@ class MessageArgs(Model):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of job. user_code: it runs the user's code inside the daemon, so it can bring the daemon down."""
+    """One kind of job.
+
+    user_code  it runs the user's code inside the daemon, so it can bring the daemon down
+    instant    it is done in one step, so there is nothing to cancel or to wait for
+    """
 
     name: str
     lane: Lane
@@ -54,10 +58,11 @@ class Kind:
     args: type[Model] | None = None
     run: str | None = None
     user_code: bool = False
+    instant: bool = False
 
 
 BUILT_IN: Final = (
-    Kind("echo", "loop"),
+    Kind("echo", "loop", instant=True),
     Kind("sleep", "loop", timeout_ms=None, args=SleepArgs),
     Kind("shell", "child", args=ShellArgs),
 )

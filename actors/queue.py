@@ -722,13 +722,16 @@ def fail_all(promises: Any) -> Callable[[StoreError], None]:
     return fail
 
 
+encode_result = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
 def port_json(value: Any) -> str | None:
     """Return a result as JSON text; None stays None. Raises TypeError, ValueError, RecursionError where it is no
     JSON.
     """
     if value is None:
         return None
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = encode_result(value)
     text.encode()  # half a surrogate pair is no text that a store could keep
     return text
 

@@ -6,10 +6,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import anyio
+
 from actors.company import Company
 from actors.tree import agent_spec
 from runtime import config
 from runtime.core.actor import Actor, handles
+from runtime.core.view import CellView
 from runtime.errors import AgentNotFound, ConfigError, JobNotFound
 from runtime.loader import load_object
 from runtime.store.port import StateRow, WorkerRow
@@ -114,7 +117,7 @@ class System(Actor):
         store = self.house.store
         rows = {row.agent: row for row in await store.workers() if row.agent is not None}
         state: StateRow | None = await store.state(message.name)
-        cell = self.ctx.system.cell(f"agent:{message.name}")
+        cell = self._cell(message.name)
         return AgentDetail(
             **self._brief(message.name, settings, rows.get(message.name)),
             origin=self.house.loaded.origin(f"agents.{message.name}"),
@@ -130,7 +133,7 @@ class System(Actor):
         )
 
     def _brief(self, name: str, settings: AgentSettings, row: WorkerRow | None) -> dict[str, Any]:
-        cell = self.ctx.system.cell(f"agent:{name}")
+        cell = self._cell(name)
         held = self.house.workers.get(f"agent:{name}")
         quiet = "error" if cell.state == "quarantined" else "offline"
         return {
@@ -174,7 +177,8 @@ class System(Actor):
         """Read the configuration again. A mistake in it is the asker's to mend, and no reason to park this actor."""
         asked = self.reply_later()
         try:
-            asked.resolve(await self._reload())
+            with anyio.CancelScope(shield=True):  # whoever asked may leave; half a change may not stay
+                asked.resolve(await self._reload())
         except ConfigError as mistake:
             asked.fail(mistake)
 
@@ -185,18 +189,22 @@ class System(Actor):
         for name, settings in new.settings.agents.items():
             if settings.actor is not None and settings != old.settings.agents.get(name):
                 load_object(settings.actor, new.folder)
-        changes = config.diff(old.settings, new.settings)
+        return await self._apply(new, config.diff(old.settings, new.settings))
+
+    async def _apply(self, new: config.Loaded, changes: config.Changes) -> Reloaded:
         by_provider = {
             name
             for name, settings in new.settings.agents.items()
             if name not in changes.added and settings.llm is not None and settings.llm.provider in changes.providers
         }
-        restarted = sorted({*changes.changed, *by_provider, *self._quarantined(new.settings.agents, changes.added)})
+        wanted = {*changes.changed, *by_provider, *self._quarantined(new.settings.agents)}
+        restarted = sorted(name for name in wanted if self.ctx.system.has(f"agent:{name}"))  # in safe mode nobody is
         self.house.loaded = new
         self.house.kinds.use(new.settings)
         await self.house.models.use(new.settings, changes.providers)
         for name in changes.removed:
-            await self.ctx.system.stop_child(f"agent:{name}")
+            if self.ctx.system.has(f"agent:{name}"):
+                await self.ctx.system.stop_child(f"agent:{name}")
         for name in restarted:
             await self.ctx.system.restart_child(f"agent:{name}", agent_spec(self.house, name).factory)
         for name in changes.added:
@@ -210,7 +218,12 @@ class System(Actor):
             needs_restart=changes.needs_restart,
         )
 
-    def _quarantined(self, agents: dict[str, AgentSettings], added: tuple[str, ...]) -> list[str]:
+    def _quarantined(self, agents: dict[str, AgentSettings]) -> list[str]:
         """A person who reloads has mended something: parked agents get another try."""
-        present = [name for name in agents if name not in added]
-        return [name for name in present if self.ctx.system.cell(f"agent:{name}").state == "quarantined"]
+        return [name for name in agents if self._cell(name).state == "quarantined"]
+
+    def _cell(self, agent: str) -> CellView:
+        """Return the cell of *agent*; in safe mode there is none, which looks like one that has stopped."""
+        name = f"agent:{agent}"
+        system = self.ctx.system
+        return system.cell(name) if system.has(name) else CellView(name, "stopped", 0, 0, 0, 0, None, None)

@@ -176,7 +176,12 @@ class StatefulActor(Actor):
                 raise StateUnreadable(
                     f"{type(self).__name__}.UPGRADES does not say how state {version} becomes {version + 1}"
                 )
-            state = upgrade(state)
+            try:
+                state = upgrade(state)
+            except Exception as error:  # code of the user's; a restart would only raise it again
+                raise StateUnreadable(
+                    f"{type(self).__name__}.UPGRADES[{version}] raised {type(error).__name__}: {error}"
+                ) from error
         return state
 
     # -- one commit for a step ---------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ async def test_an_agent_is_shown_with_its_saved_state_and_conversations(daemon: 
         assert await answer(s, "ada", "words") == "words"
         count = await asked(s)(GetAgent(name="count"))
         assert (count.saved["total"], count.state_version, count.incarnation) == (1, 1, 1)
-        assert count.origin.endswith(":13")
+        assert count.origin.endswith(":12")
         ada = await asked(s)(GetAgent(name="ada"))
         assert (ada.goal, ada.temperature, ada.conversations) == ("Prove it.", 0.5, ("main",))
         told = await asked(s)(GetConversation(name="ada"))

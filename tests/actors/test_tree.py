@@ -111,10 +111,11 @@ async def test_everybody_comes_up_in_order_and_goes_down_in_reverse(whole: Any) 
     config = CONFIG[: CONFIG.index("    [agents.own]")]
     async with whole(config) as s:
         up = [name for name, _ in s.heard("actor.started")]
-        assert (up[0], up[1], up[-1]) == ("store", "queue", "system")
+        assert (up[0], up[1], up[-2:]) == ("store", "queue", ["agent:ada", "system"])
+        workers = [name for name in s.system.names() if name.startswith("worker:")]
         happened = s.happened
     down = [name for kind, name, _ in happened if kind == "actor.stopped"]
-    assert down == [*reversed([n for n in up if n != "hands"])]
+    assert down == ["system", "agent:ada", *reversed(workers), "queue", "store"]
 
 
 async def test_what_happens_to_agents_is_kept_by_the_keeper(whole: Any) -> None:
