@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
-from runtime.errors import AgentNotFound, PayloadTooLarge, RequestInvalid, UnknownKind
+from runtime.errors import AgentNotFound, MessageNotPublic, PayloadTooLarge, RequestInvalid, UnknownKind
 from runtime.store.port import JobRow
 from schemas.agents import Say
 from schemas.base import MESSAGE_TYPES, Model
@@ -90,12 +90,12 @@ class Kinds:
         """Return the kind called *name*."""
         return self._kinds.get(name)
 
-    def prepare(self, job: NewJob, job_id: str, now: int) -> JobRow:
+    def prepare(self, job: NewJob, job_id: str, now: int, *, inside: bool = False) -> JobRow:
         """Return the row of a submitted job. Refuses at the door: UnknownKind, AgentNotFound, RequestInvalid,
         PayloadTooLarge.
         """
         if job.kind == AGENT_MESSAGE:
-            return self._prepare_message(job, job_id, now)
+            return self._prepare_message(job, job_id, now, inside=inside)
         kind = self._kinds.get(job.kind)
         if kind is None:
             raise UnknownKind(f"there is no kind {job.kind!r}; known: {', '.join(self.names())}", known=self.names())
@@ -107,7 +107,7 @@ class Kinds:
             checked(kind.args, job.args, f"the arguments of {job.kind}")
         return row(job, job_id, now, kind, job.queue or kind.queue)
 
-    def _prepare_message(self, job: NewJob, job_id: str, now: int) -> JobRow:
+    def _prepare_message(self, job: NewJob, job_id: str, now: int, *, inside: bool) -> JobRow:
         args: MessageArgs = checked(MessageArgs, job.args, "the message")
         agent = self._agents.get(args.agent)
         if agent is None:
@@ -118,6 +118,8 @@ class Kinds:
         if message is not None:
             if not message.DURABLE:  # what actors tell each other must not be forged by a job
                 raise RequestInvalid(f"the message {args.type} is not durable, so it cannot be a job")
+            if not (inside or message.PUBLIC):
+                raise MessageNotPublic(f"the message {args.type} is not public; only actors may send it")
             conversation = getattr(checked(message, args.message, f"the message {args.type}"), "conversation", "main")
         kind = Kind(
             AGENT_MESSAGE,

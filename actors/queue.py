@@ -1,6 +1,4 @@
-"""The queue: takes jobs in, hands them to workers that have room, and records how they end; one commit for all that
-came at once.
-"""
+"""The queue: takes jobs in, hands them to workers that have room, and records how they end, many to one commit."""
 
 import json
 from collections import deque
@@ -88,8 +86,8 @@ class Queue(Actor):
     """The one actor that writes the life of jobs.
 
     Handlers only note what is wanted. When the mailbox is drained, everything noted becomes one commit, together with
-    the next
-    claims; then askers are answered and workers get their jobs. So one sync serves however many asked at once.
+    the next claims; then askers are answered and workers get their jobs. So one sync serves however many asked at
+    once.
     """
 
     def __init__(self, house: Company) -> None:
@@ -330,9 +328,7 @@ class Queue(Actor):
             self._arm()
 
     def _arm(self) -> None:
-        """Set the alarm for the next delayed job. The reconciling tick catches what a jump of the wall clock makes
-        wrong.
-        """
+        """Set the alarm for the next delayed job; a jump of the wall clock is put right by the reconciling tick."""
         if self.next_due is not None:
             wait = max(0, self.next_due - self.house.clock.now()) / 1000
             if self.alarm is not None:
@@ -476,6 +472,10 @@ class Queue(Actor):
                 add(port.PromoteDue(now), self._promoted, lambda _: self.ticks.add("due"))
             else:
                 self._arm()
+        if "kinds" in self.ticks:
+            self.ticks.discard("kinds")
+            change = port.ReleaseHeld(self.house.kinds.names(), now)
+            add(change, self._unheld, lambda _: self.ticks.add("kinds"))
         if self.ticks & {"beat", "workers"}:
             fresh = "workers" in self.ticks
             self.ticks -= {"beat", "workers"}
@@ -590,9 +590,8 @@ class Queue(Actor):
 
     def _claimed(self, change: port.ClaimJobs, claimed: tuple[port.Claimed, ...]) -> int:
         if len(claimed) < len(change.workers):
-            self.gated.add(
-                change.queue
-            )  # paused, or every conversation waits for its head: until something of it moves
+            # Paused, or every conversation waits for its head: not asked again until something of it moves.
+            self.gated.add(change.queue)
         for job in claimed:
             self._moved(job.queue, job.lane, "pending", "active")
             self._hand_over(job)
@@ -686,6 +685,10 @@ class Queue(Actor):
         for queue, lane, count in found:
             self._moved(queue, lane, "delayed", "pending", count)
 
+    def _unheld(self, found: tuple[tuple[str, Lane, int], ...]) -> None:
+        for queue, lane, count in found:
+            self._moved(queue, lane, "paused", "pending", count)
+
     def _moved(self, queue: str, lane: Lane, before: Status | None, after: Status, count: int = 1) -> None:
         """Keep the counts and open what waited for a move of this queue."""
         self.gated.discard(queue)
@@ -726,9 +729,7 @@ encode_result = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allo
 
 
 def port_json(value: Any) -> str | None:
-    """Return a result as JSON text; None stays None. Raises TypeError, ValueError, RecursionError where it is no
-    JSON.
-    """
+    """Return a result as JSON text; None stays None. Raises TypeError, ValueError or RecursionError for no JSON."""
     if value is None:
         return None
     text = encode_result(value)

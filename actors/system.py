@@ -1,6 +1,4 @@
-"""The system actor: answers what people ask about jobs, workers and agents, reloads the configuration, stops the
-daemon.
-"""
+"""The system actor: answers what people ask about jobs, workers and agents, reloads, and stops the daemon."""
 
 import json
 from collections.abc import Callable
@@ -9,6 +7,7 @@ from typing import Any
 import anyio
 
 from actors.company import Company
+from actors.queue import Tick
 from actors.tree import agent_spec
 from runtime import config
 from runtime.core.actor import Actor, handles
@@ -202,6 +201,7 @@ class System(Actor):
         self.house.loaded = new
         self.house.kinds.use(new.settings)
         await self.house.models.use(new.settings, changes.providers)
+        await self.ctx.actor("queue").tell(Tick(what="kinds"))  # jobs of a kind that is known now may go on
         for name in changes.removed:
             if self.ctx.system.has(f"agent:{name}"):
                 await self.ctx.system.stop_child(f"agent:{name}")

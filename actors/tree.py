@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from actors.agent import Agent
 from actors.company import Company
@@ -35,7 +36,7 @@ def company(parts: Parts) -> Company:
         redactor=parts.redactor,
         loaded=parts.loaded,
         started_at=parts.started_at,
-        prepare=kinds.prepare,
+        prepare=partial(kinds.prepare, inside=True),
         kinds=kinds,
         models=models,
     )

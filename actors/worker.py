@@ -35,6 +35,8 @@ from schemas.jobs import (
 )
 
 TELL_EVERY: Final = 0.02
+OUR_WORDS: Final = ("Unfit", "ResultUnfit", "Fail", "Cancel", "Retry")
+"""Error classes whose message says it all; of any other the name is told too."""
 
 
 class Reporter:
@@ -265,5 +267,6 @@ def outcome_of_error(error: dict[str, Any]) -> Outcome:
     if error.get("outcome") == "snooze":
         return Outcome(ok=False, snooze=True, retry_after_ms=wait)
     data = {"code": error["code"]} if "code" in error else {}
-    why = problem("job.failed", f"{error['type']}: {error['message']}"[:MAX_ERROR_TEXT], data=data)
+    text = error["message"] if error["type"] in OUR_WORDS else f"{error['type']}: {error['message']}"
+    why = problem("job.failed", text[:MAX_ERROR_TEXT], data=data)
     return Outcome(ok=False, error=why, error_class=error.get("class", "bug"), retry_after_ms=wait)

@@ -251,8 +251,14 @@ def main(arguments: list[str]) -> int:
         shown = render(error.data["mistakes"]) if isinstance(error, ConfigInvalid) else f"error: {error.detail}"
         sys.stderr.write(f"{shown}\n")
         return CODES[error.code].exit
-    sys.stdout.write(f"{loaded.path}: no mistakes; {len(loaded.settings.agents)} agents\n")
+    agents = counted(len(loaded.settings.agents), "agent")
+    sys.stdout.write(f"{loaded.path}: no mistakes; {agents}\n")
     return EXIT_OK
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 agent", "2 agents"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The front desk: what the control socket's operations do inside the daemon."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -169,14 +169,15 @@ class Desk:
 
     async def _chat_parts(self, turn: "Conversation", subscription: Subscription) -> AsyncGenerator[StreamPart, None]:
         yield StreamPart(kind="accepted", data={"job": turn.job, "conversation": turn.conversation})
-        async for view, events in self._job_news(turn.job, subscription):
-            for event in events:
-                part = turn.hear(event)
-                if part is not None:
-                    yield part
-            if view is not None:
-                for part in turn.end(view):
-                    yield part
+        async with aclosing(self._job_news(turn.job, subscription)) as news:
+            async for view, events in news:
+                for event in events:
+                    part = turn.hear(event)
+                    if part is not None:
+                        yield part
+                if view is not None:
+                    for part in turn.end(view):
+                        yield part
 
     @asynccontextmanager
     async def watch(self, job: str) -> AsyncIterator[AsyncIterator[StreamPart]]:
@@ -190,12 +191,13 @@ class Desk:
                 await parts.aclose()
 
     async def _watch_parts(self, job: str, subscription: Subscription) -> AsyncGenerator[StreamPart, None]:
-        async for view, events in self._job_news(job, subscription):
-            for event in events:
-                if event.type.partition(".")[2] not in ENDED:
-                    yield StreamPart(kind=event.type.partition(".")[2], data=event.data)
-            if view is not None:
-                yield StreamPart(kind="done", data={"job": view.model_dump(mode="json")})
+        async with aclosing(self._job_news(job, subscription)) as news:
+            async for view, events in news:
+                for event in events:
+                    if event.type.partition(".")[2] not in ENDED:
+                        yield StreamPart(kind=event.type.partition(".")[2], data=event.data)
+                if view is not None:
+                    yield StreamPart(kind="done", data={"job": view.model_dump(mode="json")})
 
     async def _job_news(
         self, job: str, subscription: Subscription

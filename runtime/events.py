@@ -1,6 +1,4 @@
-"""The event bus: what was committed is told after the commit; what is only live (tokens, progress) is told and
-forgotten.
-"""
+"""The event bus: what was committed is told after the commit, what is only live (tokens, progress) at once."""
 
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence

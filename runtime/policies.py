@@ -31,9 +31,8 @@ class RestartLimit:
 
     The first restart is immediate, the next waits 0.2 s, doubling to 30 s. A sliding window alone never trips under
     backoff (the waits outgrow it), so what counts is crashes in a row; a stable stretch (`reset_after` seconds alive
-    with at
-    least one message handled) forgets them. Crashes by one durable message count once: the message pays with its own
-    attempts.
+    with at least one message handled) forgets them. Crashes by one durable message count once: the message pays with
+    its own attempts.
     """
 
     allowed: int = 5

@@ -20,9 +20,8 @@ class Counter(StatefulActor):
 ```
 
 The reply leaves when the new state is on the disk. A handler that raises leaves the state as it was last committed. A
-durable
-message (`durable=True` on its class, or `understudy ask`) is a job on the actor's own queue: state and job end in one
-commit, so it takes effect once however often it is tried.
+durable message (`durable=True` on its class, or `understudy ask`) is a job on the actor's own queue: state and job
+end in one commit, so it takes effect once however often it is tried.
 """
 
 import json
@@ -74,8 +73,9 @@ class StatefulActor(Actor):
     """Base of agents of your own, and of the built-in one.
 
     State          a pydantic model with a default for each field; `self.state` is the draft during a handler
-    STATE_VERSION  raise it when the shape of State changes, and say in UPGRADES how a state of version n becomes one
-    of n + 1 SLOTS          how many durable messages it takes at once
+    STATE_VERSION  raise it when the shape of State changes
+    UPGRADES       how a state of version n becomes one of version n + 1
+    slots          how many durable messages it takes at once
     options        the `options` table of the agent's configuration
 
     A state that cannot be read quarantines this actor alone, and is never deleted.
@@ -107,6 +107,8 @@ class StatefulActor(Actor):
         """Send a job with this step's commit; return its id. Raises what submitting raises (UnknownKind,
         RequestInvalid).
         """
+        if job.key is not None:  # whether a key is known shows only when it is too late to tell the handler
+            raise RequestInvalid("a job that is sent with a step takes no key: the step takes effect once as it is")
         now = self.house.clock.now()
         row = self.house.prepare(job, self.house.clock.new_id(), now)
         self._step.append(port.InsertJobs((row,), now))

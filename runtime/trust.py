@@ -13,8 +13,8 @@ from runtime.errors import ConfigUnsafe
 def check_trust(path: Path) -> None:
     """Raise ConfigUnsafe, with the command that mends it, where somebody else could change *path*.
 
-    The file and the folder it lies in must belong to us or to root and be writable by nobody else (the user's own private
-    group, where the system gives each user one, is nobody else); where *path* is
+    The file and the folder it lies in must belong to us or to root and be writable by nobody else (the user's own
+    private group, where the system gives each user one, is nobody else); where *path* is
     a symbolic link, this holds for both ends. Folders further up do not count. Raises OSError where nothing is there.
     """
     real = path.resolve(strict=True)

@@ -10,8 +10,8 @@ from schemas.errors import ErrorClass, Problem
 
 Status = Literal["pending", "waiting", "delayed", "active", "paused", "completed", "failed", "cancelled"]
 """pending: runnable now; waiting: gated on something else; delayed: gated on time; active: owned by (worker, boot,
-epoch);
-paused: held by a person or because its kind is unknown; the last three are ended, and `failed` is the dead letter."""
+epoch); paused: held by a person or because its kind is unknown; the last three are ended, and `failed` is the dead
+letter."""
 
 Lane = Literal["loop", "child", "agent"]
 """Where a job runs: in the daemon's event loop, in a child process of its own, or by the agent whose queue it is on."""

@@ -12,10 +12,8 @@ Served = Literal["snapshot", "actor", "stream", "generic"]
 class Operation(NamedTuple):
     """One thing that can be asked of the daemon.
 
-    served    snapshot: answered by the control thread from what the daemon published, even while a handler blocks the
-    actors;
-              actor: `request` is built from path, query and body and asked of `actor` (which may hold a path
-              parameter);
+    served    snapshot: answered by the control thread from what was published, even while a handler blocks the actors;
+              actor: `request` is built from path, query and body and asked of `actor`;
               stream: answered by parts, server-sent events or NDJSON; generic: any public message for any actor
     request   the message's class; its fields come from the path, then the query (GET) or the body (POST)
     body      the field of the request that the whole body is, where it is not the request itself

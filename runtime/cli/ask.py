@@ -93,7 +93,8 @@ class Answer:
 
     def _begin_again(self) -> None:
         self.end_line()
-        note("the answer begins again; what stands above is void")
+        if self._wrote:
+            note("the answer begins again; what stands above is void")
         self._wrote = ""
 
 

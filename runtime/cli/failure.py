@@ -62,7 +62,11 @@ def from_problem(problem: dict[str, Any], *, subject: str = "") -> Failure:
 def _why(what: str, problem: dict[str, Any], data: dict[str, Any]) -> str:
     detail = str(problem.get("detail") or "")
     lines = [] if detail == what else [detail]
-    lines += [_mistake(error) for error in (*_list(data, "errors"), *_list(data, "mistakes"))]
+    lines += [
+        line
+        for error in (*_list(data, "errors"), *_list(data, "mistakes"))
+        if (line := _mistake(error)).rstrip(".") not in detail
+    ]
     if known := _list(data, "known"):
         lines.append("known: " + ", ".join(cell(name) for name in known))
     if problem.get("code") == "internal" and problem.get("request_id"):

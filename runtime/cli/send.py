@@ -1,5 +1,7 @@
 """`send`: any public message for any actor."""
 
+from typing import Any
+
 import click
 
 from runtime.cli import daemon
@@ -21,12 +23,17 @@ def send(actor: str, message_type: str, message: str, ask: bool, timeout: float 
     body = {"type": message_type, "message": value}
     path = f"/v1/actors/{daemon.segment(actor)}/"
     if not ask:
-        accepted = daemon.post(path + "tell", body, subject=actor)
-        if accepted:
+        accepted = reply_of(daemon.post(path + "tell", body, subject=actor))
+        if accepted is not None:
             say_json(accepted)
         return
     if timeout is not None:
         body["timeout"] = timeout
     # The daemon ends the question itself; the extra second lets its answer about that arrive.
     answer = daemon.post(path + "ask", body, subject=actor, timeout=(timeout or daemon.TIMEOUT) + 1)
-    say_json(answer["reply"] if isinstance(answer, dict) and "reply" in answer else answer)
+    say_json(reply_of(answer))
+
+
+def reply_of(answer: Any) -> Any:
+    """Return what the actor itself said, without the envelope."""
+    return answer["reply"] if isinstance(answer, dict) and "reply" in answer else answer

@@ -1,9 +1,8 @@
 """The store as a port: every write is a value, applied with others as one transaction; reads are methods.
 
 `await store.commit([change, ...])` is all-or-nothing for its caller: if one change raises, none of that caller's
-changes
-happened, while the commits of others that were gathered into the same transaction go on. It returns after the data is
-on the disk. A commit that is cancelled while it waits has an *unknown* outcome: it may have happened.
+changes happened, while the commits of others that were gathered into the same transaction go on. It returns after the
+data is on the disk. A commit that is cancelled while it waits has an *unknown* outcome: it may have happened.
 
 Every write of an attempt carries a `Fence`. A write whose fence is lost changes nothing: it answers None or False,
 and with `strict=True` raises `LeaseLost`, which takes the caller's whole commit back.
@@ -28,9 +27,7 @@ MAX_CRASHES: Final = 3
 
 
 def rank_of(lane: Lane, eligible_at: int, priority: int) -> int:
-    """Return the static key by which pending jobs are claimed, lowest first; an agent's queue is strictly first in,
-    first out.
-    """
+    """Return the key by which pending jobs are claimed, lowest first; an agent's queue is first in, first out."""
     return 0 if lane == "agent" else eligible_at + priority * AGING_MS
 
 
@@ -150,9 +147,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class FinishJobs:
-    """End attempts. Result: one `Finished` each, in order, or None where the fence was lost (with `strict`:
-    LeaseLost).
-    """
+    """End attempts. Result: a `Finished` each, in order, or None where the fence was lost (`strict`: LeaseLost)."""
 
     finishes: tuple[Finish, ...]
     now: int
@@ -268,13 +263,11 @@ class RecoverJobs:
     """Take back what dead owners held, by the rules of blame. Result: a tuple of `Recovered`.
 
     worker None: everything active of another boot than *boot* (the daemon died). Otherwise what that worker of *boot*
-    holds.
-    In one statement: a wish to cancel becomes `cancelled/user`; all others go back to `pending` with the attempt
-    refunded.
-    A job with `user_code` whose *daemon* died becomes a suspect; on lane `agent` a suspect was running alone, so the
-    death is its
-    crash, and the third makes it `failed/poison`. (A suspect of lane `loop` is re-run in a child process: the
-    daemon's death is never its doing.) What runs in a child, or is our own code, is innocent of the daemon's death.
+    holds. In one statement: a wish to cancel becomes `cancelled/user`; all others go back to `pending` with the
+    attempt refunded. A job with `user_code` whose *daemon* died becomes a suspect; on lane `agent` a suspect was
+    running alone, so the death is its crash, and the third makes it `failed/poison`. (A suspect of lane `loop` is
+    re-run in a child process: the daemon's death is never its doing.) What runs in a child, or is our own code, is
+    innocent of the daemon's death.
     """
 
     boot: str

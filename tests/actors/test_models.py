@@ -1,4 +1,6 @@
-"""The models: which provider a name stands for, what a reload closes, and the seat of a model in a process of its own."""
+"""The models: which provider a name stands for, what a reload closes, and the seat of a model in a process of its
+own.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -111,7 +113,7 @@ def test_deadlines_are_seconds() -> None:
     assert deadlines(timeouts) == Deadlines(1.0, 2.0, 0.3, 240.0)
 
 
-# -- a seat ------------------------------------------------------------------------------------------------------------------
+# -- a seat ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""Workers in the daemon's loop: every outcome of the user's code, what it is told, its time, its end by a wish or a stop."""
+"""Workers in the daemon's loop: every outcome of the user's code, what it is told, its time, its end by a wish or a
+stop.
+"""
 
 from typing import Any
 
@@ -232,7 +234,7 @@ async def test_lines_and_progress_of_a_flood_are_kept_and_hurt_nobody(work: Any)
         assert s.heard("actor.dead_letter") == []
 
 
-# -- ends that come from outside -------------------------------------------------------------------------------------------
+# -- ends that come from outside -------------------------------------------------------------------------------------
 
 
 async def test_a_wish_to_cancel_ends_running_work_at_once(work: Any) -> None:

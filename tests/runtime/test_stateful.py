@@ -1,4 +1,5 @@
-"""The state-keeping actor: a draft, one commit, then the reply; saved states of yesterday; durable messages and their blame.
+"""The state-keeping actor: a draft, one commit, then the reply; saved states of yesterday; durable messages and their
+blame.
 
 The queue is played by the test, so that what the actor tells it can be looked at.
 """
@@ -151,9 +152,7 @@ class House:
 class Stage:
     """A counter on its stage, and what a test does to it."""
 
-    def __init__(
-        self, house: House, system: ActorSystem, heard: list[Any], happened: list[Any], gate: Gate
-    ) -> None:
+    def __init__(self, house: House, system: ActorSystem, heard: list[Any], happened: list[Any], gate: Gate) -> None:
         self.house, self.system, self.heard, self.happened, self.gate = house, system, heard, happened, gate
         self.store = house.store
 
@@ -238,7 +237,7 @@ def stage(store: MemoryStore) -> Callable[..., Any]:
     return run
 
 
-# -- one commit for a step ---------------------------------------------------------------------------------------------------
+# -- one commit for a step -------------------------------------------------------------------------------------------
 
 
 async def test_the_reply_leaves_when_the_new_state_is_on_the_disk(stage: Any) -> None:
@@ -368,7 +367,7 @@ async def test_what_getting_ready_changed_outlives_a_refusal(stage: Any) -> None
         assert json.loads(row.state)["general_notes"] == "ready"
 
 
-# -- what a step sends -------------------------------------------------------------------------------------------------------
+# -- what a step sends -----------------------------------------------------------------------------------------------
 
 
 async def test_a_job_and_the_state_that_asked_for_it_are_one_commit(stage: Any) -> None:
@@ -416,7 +415,7 @@ async def test_an_event_is_told_with_the_commit(stage: Any) -> None:
         assert len(await s.events("agent.*")) == 1
 
 
-# -- saved states ------------------------------------------------------------------------------------------------------------
+# -- saved states ----------------------------------------------------------------------------------------------------
 
 
 def saved(state: dict[str, Any], version: int = 1) -> port.SaveState:
@@ -497,7 +496,7 @@ async def test_an_upgrade_that_raises_parks_the_actor_and_does_not_crash_it_for_
         assert (cell.state, cell.restarts) == ("quarantined", 0)
 
 
-# -- durable messages --------------------------------------------------------------------------------------------------------
+# -- durable messages ------------------------------------------------------------------------------------------------
 
 
 async def test_an_actor_says_that_it_takes_durable_messages_and_runs_the_users_code(stage: Any) -> None:

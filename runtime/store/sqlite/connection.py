@@ -1,11 +1,9 @@
 """The one file that reaches below aiosqlite's public API: run a whole function on a connection's own thread.
 
 aiosqlite hands each statement to the connection's thread alone, and a cancelled await leaves its transaction open for
-whoever
-comes next. So a transaction here is one function that runs from BEGIN to COMMIT on that thread, where nothing can
-split it.
-`Connection._execute` is private; the version of aiosqlite is bounded in pyproject.toml and a test holds this file to
-it.
+whoever comes next. So a transaction here is one function that runs from BEGIN to COMMIT on that thread, where nothing
+can split it. `Connection._execute` is private; the version of aiosqlite is bounded in pyproject.toml and a test holds
+this file to it.
 """
 
 import os

@@ -30,8 +30,7 @@ class SqliteStore:
     """The default store: see `runtime.store.port.Store` for what each verb promises.
 
     durability  "full": acknowledged means synced, so it survives power loss. "relaxed": it survives the death of the
-    daemon, but
-                the last commits before a power loss may be gone.
+                daemon, but the last commits before a power loss may be gone.
     """
 
     def __init__(self, path: Path, *, durability: Durability = "full") -> None:

@@ -1,6 +1,4 @@
-"""The one writer: commits that wait at the same time are gathered into one transaction, so that one sync serves them
-all.
-"""
+"""The one writer: commits that wait at the same time are one transaction, so that one sync serves them all."""
 
 import asyncio  # aiosqlite lives on asyncio; a bare future a commit is what group commit costs
 import os
