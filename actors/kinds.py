@@ -120,7 +120,8 @@ class Kinds:
                 raise RequestInvalid(f"the message {args.type} is not durable, so it cannot be a job")
             if not (inside or message.PUBLIC):
                 raise MessageNotPublic(f"the message {args.type} is not public; only actors may send it")
-            conversation = getattr(checked(message, args.message, f"the message {args.type}"), "conversation", "main")
+            named = getattr(checked(message, args.message, f"the message {args.type}"), "conversation", "main")
+            conversation = named if isinstance(named, str) else "main"
         kind = Kind(
             AGENT_MESSAGE,
             "agent",

@@ -9,6 +9,8 @@ from schemas.errors import Problem
 from schemas.jobs import MAX_RESULT, Outcome, RetryPolicy
 
 DEFAULT_RETRY: Final = RetryPolicy()
+LONGEST_WAIT_MS: Final = 366 * 86_400_000
+"""As with the delay of a new job: beyond it lies no time that a job could be shown with."""
 
 
 def settle(claimed: Claimed, outcome: Outcome, result: str | None, now: int, chance: float) -> Finish:
@@ -37,22 +39,22 @@ def settle(claimed: Claimed, outcome: Outcome, result: str | None, now: int, cha
             return Finish(claimed, "failed", "permanent", error=too_large(size).model_dump_json())
         return Finish(claimed, "completed", result=result)
     error = outcome.error.model_dump_json() if outcome.error is not None else None
-    wait = outcome.retry_after_ms
+    wait = min(outcome.retry_after_ms or 0, LONGEST_WAIT_MS)
     if outcome.hold:
         return Finish(claimed, "paused", "hold", error=error, refund=True)
     if outcome.snooze:
-        return Finish(claimed, "delayed", "snooze", execute_after=now + (wait or 0), refund=True)
+        return Finish(claimed, "delayed", "snooze", execute_after=now + wait, refund=True)
     if outcome.refund:
         return Finish(claimed, "pending", error=error, refund=True)
-    return after_failure(claimed, outcome, error, now, chance)
+    return after_failure(claimed, outcome, error, wait, now, chance)
 
 
-def after_failure(claimed: Claimed, outcome: Outcome, error: str | None, now: int, chance: float) -> Finish:
+def after_failure(claimed: Claimed, outcome: Outcome, error: str | None, wait: int, now: int, chance: float) -> Finish:
     """Decide how a job goes on after a real failure."""
     policy = RetryPolicy.model_validate_json(claimed.retry) if claimed.retry else DEFAULT_RETRY
     kind = outcome.error_class or "bug"
     backoff = Backoff(policy.base_ms, policy.factor, policy.max_ms, policy.jitter)
-    due = now + max(round(backoff.delay(max(0, claimed.attempt - 1), chance)), outcome.retry_after_ms or 0)
+    due = now + max(round(backoff.delay(max(0, claimed.attempt - 1), chance)), wait)
     if kind == "cancelled":
         return Finish(claimed, "cancelled", "user", error=error)
     if kind == "rate_limited" and "rate_limited" in policy.retry_on:

@@ -9,11 +9,13 @@ import anyio
 from runtime.core.ref import Ref
 from runtime.errors import MailboxFull, UnderstudyError, problem
 from runtime.outcomes import Cancel, Fail, Retry, Snooze
+from runtime.outcomes import Outcome as Said
 from schemas.base import Message
 from schemas.errors import ErrorClass, Problem
 from schemas.jobs import Lease, Outcome
 
 MAX_ERROR_TEXT: Final = 2000
+LONGEST_WAIT: Final = 366 * 86_400.0
 
 
 class Attempt:
@@ -109,19 +111,25 @@ def outcome_of(error: Exception) -> Outcome:
     """Return the outcome for what the work raised."""
     match error:
         case Snooze():
-            return Outcome(ok=False, snooze=True, retry_after_ms=max(0, round(error.seconds * 1000)))
+            return Outcome(ok=False, snooze=True, retry_after_ms=millis(error.seconds))
         case Retry():
-            wait = None if error.after is None else max(0, round(error.after * 1000))
+            wait = None if error.after is None else millis(error.after)
             return Outcome(ok=False, error=failure(error), error_class="transient", retry_after_ms=wait)
         case Fail() | Cancel():
             return Outcome(ok=False, error=failure(error), error_class=_SAID[type(error)])
         case UnderstudyError():
-            wait = None if error.retry_after is None else round(error.retry_after * 1000)
+            wait = None if error.retry_after is None else millis(error.retry_after)
             return Outcome(ok=False, error=error.problem(), error_class=error.error_class, retry_after_ms=wait)
         case _:
             return Outcome(ok=False, error=failure(error), error_class="bug")
 
 
+def millis(seconds: float) -> int:
+    """Return a wait in milliseconds: never negative and at most a year, whatever the user's code may have named."""
+    return 0 if math.isnan(seconds) else round(max(0.0, min(seconds, LONGEST_WAIT)) * 1000)
+
+
 def failure(error: Exception) -> Problem:
-    """Return an error of the user's code as it is shown: its type and its words, never a traceback."""
-    return problem("job.failed", f"{type(error).__name__}: {error}"[:MAX_ERROR_TEXT])
+    """Return an error of the user's code as it is shown: what it says, its type if it says more, never a traceback."""
+    text = str(error) if isinstance(error, Said) else f"{type(error).__name__}: {error}"
+    return problem("job.failed", text[:MAX_ERROR_TEXT])

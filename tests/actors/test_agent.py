@@ -114,7 +114,7 @@ async def heard(s: Any, job: str, *, until: str) -> list[Event]:
     return told
 
 
-# -- a turn that goes well -------------------------------------------------------------------------------------------
+# -- a turn that goes well ---------------------------------------------------------------------------------------------
 
 
 async def test_an_answer_is_streamed_then_written_with_the_end_of_its_job(ada: Any) -> None:
@@ -218,7 +218,7 @@ async def test_nobody_pays_for_tokens_that_nobody_follows(ada: Any) -> None:
         assert kinds == ["job.enqueued", "job.started", "job.completed"]
 
 
-# -- concurrency -----------------------------------------------------------------------------------------------------
+# -- concurrency -------------------------------------------------------------------------------------------------------
 
 
 async def test_conversations_are_answered_side_by_side_up_to_the_limit(ada: Any) -> None:
@@ -254,7 +254,7 @@ async def test_an_agent_can_be_looked_at_while_a_turn_runs(ada: Any) -> None:
         await s.until(job)
 
 
-# -- a turn that fails -----------------------------------------------------------------------------------------------
+# -- a turn that fails -------------------------------------------------------------------------------------------------
 
 
 async def test_trouble_with_the_provider_is_tried_again_and_is_no_crash(ada: Any) -> None:
@@ -350,7 +350,7 @@ async def test_only_words_are_for_this_agent(ada: Any) -> None:
         assert (view.status, view.reason, view.error.code) == ("failed", "permanent", "message.unknown_type")
 
 
-# -- the store in the way --------------------------------------------------------------------------------------------
+# -- the store in the way ----------------------------------------------------------------------------------------------
 
 
 async def test_a_step_is_committed_once_though_its_commit_was_refused(ada: Any) -> None:
@@ -395,7 +395,7 @@ async def test_an_answer_whose_lease_was_lost_is_not_written(ada: Any) -> None:
         assert s.heard("actor.crashed") == []
 
 
-# -- ends from outside -----------------------------------------------------------------------------------------------
+# -- ends from outside -------------------------------------------------------------------------------------------------
 
 
 async def test_a_wish_ends_a_turn_at_once_and_hangs_up_on_the_model(ada: Any) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from actors.kinds import Kinds
-from runtime.errors import AgentNotFound, PayloadTooLarge, RequestInvalid, UnderstudyError, UnknownKind
+from runtime.errors import (
+    AgentNotFound,
+    MessageNotPublic,
+    PayloadTooLarge,
+    RequestInvalid,
+    UnderstudyError,
+    UnknownKind,
+)
 from runtime.store.port import JobRow
 from schemas.agents import Say
 from schemas.base import Message
@@ -27,8 +34,12 @@ SETTINGS = Settings.model_validate(
 )
 
 
-class Noted(Message, type="kinds_test.noted", durable=True):
+class Noted(Message, type="kinds_test.noted", durable=True, public=True):
     text: str
+
+
+class Inner(Message, type="kinds_test.inner", durable=True):
+    conversation: int = 5
 
 
 class Passing(Message, type="kinds_test.passing"):
@@ -173,7 +184,7 @@ def test_the_context_is_kept_as_it_is(prepare: Any) -> None:
     assert prepare("echo").data is None
 
 
-# -- messages for agents ---------------------------------------------------------------------------------------------
+# -- messages for agents -----------------------------------------------------------------------------------------------
 
 
 def test_words_for_an_agent_go_to_its_own_queue(tell: Any) -> None:
@@ -213,11 +224,19 @@ def test_a_message_that_is_not_durable_is_no_job(tell: Any, word: str) -> None:
     refused(RequestInvalid, lambda: tell("count", type=word))
 
 
+def test_what_is_not_public_comes_from_inside_only() -> None:
+    job = NewJob(kind="agent.message", args={"agent": "count", "type": Inner.TYPE})
+    with pytest.raises(MessageNotPublic):
+        Kinds(SETTINGS).prepare(job, "id-1", NOW)
+    row = Kinds(SETTINGS).prepare(job, "id-1", NOW, inside=True)
+    assert (row.queue, row.conversation) == ("agent:count", "main")  # its conversation is no name of one
+
+
 def test_plain_words_are_durable() -> None:
     assert Say.DURABLE
 
 
-# -- what a reload changes -------------------------------------------------------------------------------------------
+# -- what a reload changes ---------------------------------------------------------------------------------------------
 
 
 def test_new_settings_count_from_now_on() -> None:

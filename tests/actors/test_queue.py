@@ -31,7 +31,7 @@ async def same_counts(s: Any) -> bool:
     return await s.counts() == await s.true_counts()
 
 
-# -- taking in -------------------------------------------------------------------------------------------------------
+# -- taking in ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_job_is_on_the_disk_when_its_submitter_hears_of_it(stage: Any) -> None:
@@ -111,7 +111,7 @@ async def test_a_bad_submission_does_not_touch_the_others_of_its_batch(stage: An
         assert len(set(ids)) == 3
 
 
-# -- handing out -----------------------------------------------------------------------------------------------------
+# -- handing out -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_worker_is_told_all_it_needs(stage: Any) -> None:
@@ -194,7 +194,7 @@ async def test_an_idle_queue_writes_nothing_but_heartbeats(stage: Any) -> None:
         assert {type(change) for changes in s.disk.commits[before:] for change in changes} == {port.Heartbeat}
 
 
-# -- limits of a queue -----------------------------------------------------------------------------------------------
+# -- limits of a queue -------------------------------------------------------------------------------------------------
 
 
 async def test_a_queue_runs_no_more_at_once_than_it_may(stage: Any) -> None:
@@ -253,7 +253,7 @@ async def test_a_paused_queue_does_not_keep_the_daemon_busy(stage: Any) -> None:
         assert len(s.disk.written(port.ClaimJobs)) - before <= 60 // 15 + 1
 
 
-# -- ending ----------------------------------------------------------------------------------------------------------
+# -- ending ------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_result_is_kept(stage: Any) -> None:
@@ -348,7 +348,7 @@ async def test_an_end_is_told_by_who_holds_the_lease_and_nobody_else(stage: Any)
         assert await same_counts(s)
 
 
-# -- time ------------------------------------------------------------------------------------------------------------
+# -- time --------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_delayed_job_starts_when_it_is_due_to_the_millisecond(stage: Any) -> None:
@@ -458,7 +458,7 @@ async def test_a_process_is_on_the_disk_before_its_work_begins(stage: Any) -> No
         assert await queue.ask(JobProcess(lease=stale, pgid=78, started=5)) is False
 
 
-# -- cancelling and retrying -----------------------------------------------------------------------------------------
+# -- cancelling and retrying -------------------------------------------------------------------------------------------
 
 
 async def test_a_pending_job_is_cancelled_and_never_starts(stage: Any) -> None:
@@ -587,7 +587,7 @@ async def test_only_failed_and_cancelled_jobs_are_retried(stage: Any, state: str
         assert await same_counts(s)
 
 
-# -- agents' queues --------------------------------------------------------------------------------------------------
+# -- agents' queues ----------------------------------------------------------------------------------------------------
 
 
 async def agent(s: Any, slots: int = 4, **seat: Any) -> Any:

@@ -38,7 +38,7 @@ async def agent(s: Any, name: str = "ada", slots: int = 4, **seat: Any) -> Any:
     return await s.hand(f"agent:{name}", lane="agent", queue=f"agent:{name}", slots=slots, **seat)
 
 
-# -- workers that go -------------------------------------------------------------------------------------------------
+# -- workers that go ---------------------------------------------------------------------------------------------------
 
 
 async def test_what_a_worker_held_goes_back_when_it_is_gone(stage: Any) -> None:
@@ -185,7 +185,7 @@ async def test_workers_are_listed_while_they_are_there(stage: Any) -> None:
         assert beaten["one"] - rows["one"].last_heartbeat_at == 10_000
 
 
-# -- a restart of the queue, and of the daemon -----------------------------------------------------------------------
+# -- a restart of the queue, and of the daemon -------------------------------------------------------------------------
 
 
 async def test_a_crash_of_the_queue_loses_no_job_and_no_worker(whole: Any) -> None:
@@ -303,7 +303,7 @@ async def test_whoever_waits_for_an_answer_gets_one_when_the_daemon_stops(stage:
         assert len(errors) <= 1
 
 
-# -- a store that refuses --------------------------------------------------------------------------------------------
+# -- a store that refuses ----------------------------------------------------------------------------------------------
 
 
 async def test_submitters_are_refused_and_may_try_again(stage: Any) -> None:
@@ -466,7 +466,7 @@ async def test_a_claim_that_was_written_after_all_does_not_lose_its_job(stage: A
         assert await same_counts(s)
 
 
-# -- suspects --------------------------------------------------------------------------------------------------------
+# -- suspects ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -570,7 +570,7 @@ async def test_a_suspect_that_failed_by_itself_is_no_suspect_any_more(after_a_de
         assert not one.taken[1].suspect
 
 
-# -- floods ----------------------------------------------------------------------------------------------------------
+# -- floods ------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_full_queue_refuses_submitters_and_never_a_worker(furnish: Any, perform: Any) -> None:

@@ -172,6 +172,13 @@ def test_a_wish_to_wait_longer_than_the_backoff_is_obeyed() -> None:
     assert decided(failure(retry_after_ms=60_000)).execute_after == NOW + 60_000
 
 
+@pytest.mark.parametrize(
+    "outcome", [failure(retry_after_ms=10**15), Outcome(ok=False, snooze=True, retry_after_ms=10**15)]
+)
+def test_no_wait_is_longer_than_a_year(outcome: Outcome) -> None:
+    assert decided(outcome).execute_after == NOW + 366 * 86_400_000
+
+
 def test_a_wish_to_wait_shorter_than_the_backoff_changes_nothing() -> None:
     assert decided(failure(retry_after_ms=10)).execute_after == NOW + 1000
 

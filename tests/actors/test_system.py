@@ -71,7 +71,7 @@ async def answer(s: Any, agent: str, text: str = "hi") -> Any:
     return view.result["text"] if view.status == "completed" else (view.status, view.reason)
 
 
-# -- looking ---------------------------------------------------------------------------------------------------------
+# -- looking -----------------------------------------------------------------------------------------------------------
 
 
 async def test_jobs_are_shown_one_by_one_and_listed_newest_first(daemon: Any) -> None:
@@ -187,7 +187,7 @@ async def test_the_daemon_is_stopped_as_it_is_asked(daemon: Any) -> None:
         assert s.stopped == [False, True]
 
 
-# -- reloading -------------------------------------------------------------------------------------------------------
+# -- reloading ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_reload_of_the_same_text_touches_nobody(daemon: Any) -> None:

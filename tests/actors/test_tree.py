@@ -21,6 +21,16 @@ CONFIG = """
     [agents.local]
     llm = { provider = "local", model = "smollm2" }
 """
+NO_DEFAULT = """
+from pydantic import BaseModel
+from runtime.stateful import StatefulActor
+
+class S(BaseModel):
+    n: int
+
+class Own(StatefulActor):
+    State = S
+"""
 
 
 @pytest.fixture
@@ -89,8 +99,7 @@ def test_in_safe_mode_nobody_of_the_users_is_there(grown: Any) -> None:
         ("import nothing_of_the_kind", "nothing_of_the_kind"),
         ("def", "agents.py"),
         (
-            "from pydantic import BaseModel\nfrom runtime.stateful import StatefulActor\n"
-            "class S(BaseModel):\n    n: int\nclass Own(StatefulActor):\n    State = S\n",
+            NO_DEFAULT,
             "needs a default for each field",
         ),
     ],
@@ -116,33 +125,3 @@ async def test_everybody_comes_up_in_order_and_goes_down_in_reverse(whole: Any) 
         happened = s.happened
     down = [name for kind, name, _ in happened if kind == "actor.stopped"]
     assert down == ["system", "agent:ada", *reversed(workers), "queue", "store"]
-
-
-async def test_what_happens_to_agents_is_kept_by_the_keeper(whole: Any) -> None:
-    from schemas.system import Happened
-
-    async with whole(CONFIG[: CONFIG.index("    [agents.own]")]) as s:
-        store = s.system.ref("store")
-        for kind, data in (("actor.started", {}), ("actor.quarantined", {"reason": "it broke"})):
-            await store.tell(Happened(kind=kind, subject="agent:ada", data=data))
-        await s.caught_up()
-        (row,) = await s.disk.agents()
-        assert (row.name, row.desired, row.observed, row.reason) == ("ada", "running", "quarantined", "it broke")
-        kinds = [event.type for event in await s.disk.events(after=0, subject="agent:ada")]
-        assert kinds == ["actor.started", "actor.quarantined"]
-
-
-async def test_history_that_cannot_be_written_takes_nobody_down(whole: Any) -> None:
-    import anyio
-
-    from runtime.errors import StoreFull
-    from schemas.system import Happened
-
-    async with whole(CONFIG[: CONFIG.index("    [agents.own]")]) as s:
-        s.disk.refuses = StoreFull("no space left")
-        await s.system.ref("store").tell(Happened(kind="actor.started", subject="agent:ada", data={}))
-        await anyio.sleep(700)  # longer than it takes until old events are to go
-        s.disk.refuses = None
-        assert s.heard("actor.crashed") == []
-        view = await s.until(await s.say("ada", "hi"))
-        assert view.status == "completed"

@@ -539,7 +539,7 @@ def test_the_report_can_be_shown_without_loading_anything_else() -> None:
 @pytest.mark.parametrize(
     ("text", "code", "out", "err"),
     [
-        (GOOD, 0, "no mistakes; 1 agents", ""),
+        (GOOD, 0, "no mistakes; 1 agent", ""),
         ("[runtime]\nlease = 'x'\n[nothing]\n", 78, "", " --> config.toml:2:9\n"),
         (None, 78, "", "error: there is no file "),
     ],

@@ -18,7 +18,7 @@ def event(offset: int | None = None, kind: str = "job.done", subject: str = "j1"
     return Event(offset=offset, at=1, type=kind, subject=subject)
 
 
-# -- the bus ---------------------------------------------------------------------------------------------------------
+# -- the bus -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ async def test_a_reader_waits_until_there_is_something() -> None:
         assert len(news.take()) == 1
 
 
-# -- following -------------------------------------------------------------------------------------------------------
+# -- following ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -237,7 +237,7 @@ def stage(store: MemoryStore) -> Callable[..., Any]:
     return run
 
 
-# -- one commit for a step -------------------------------------------------------------------------------------------
+# -- one commit for a step ---------------------------------------------------------------------------------------------
 
 
 async def test_the_reply_leaves_when_the_new_state_is_on_the_disk(stage: Any) -> None:
@@ -345,7 +345,7 @@ async def test_an_incarnation_that_was_replaced_can_write_nothing(stage: Any) ->
         await s.ask(Add(n=1))
         newer = Counter.State(total=7).model_dump_json()
         await s.store.commit([port.SaveState("ada", newer, 1, 1, "boot-1", 5, NOW)])
-        with pytest.raises(Exception, match="version|replaced"):
+        with pytest.raises(Exception, match=r"version|replaced"):
             await s.ask(Add(n=1))
         assert await s.saved() == (7, 2)
 
@@ -367,7 +367,7 @@ async def test_what_getting_ready_changed_outlives_a_refusal(stage: Any) -> None
         assert json.loads(row.state)["general_notes"] == "ready"
 
 
-# -- what a step sends -----------------------------------------------------------------------------------------------
+# -- what a step sends -------------------------------------------------------------------------------------------------
 
 
 async def test_a_job_and_the_state_that_asked_for_it_are_one_commit(stage: Any) -> None:
@@ -415,7 +415,7 @@ async def test_an_event_is_told_with_the_commit(stage: Any) -> None:
         assert len(await s.events("agent.*")) == 1
 
 
-# -- saved states ----------------------------------------------------------------------------------------------------
+# -- saved states ------------------------------------------------------------------------------------------------------
 
 
 def saved(state: dict[str, Any], version: int = 1) -> port.SaveState:
@@ -496,7 +496,7 @@ async def test_an_upgrade_that_raises_parks_the_actor_and_does_not_crash_it_for_
         assert (cell.state, cell.restarts) == ("quarantined", 0)
 
 
-# -- durable messages ------------------------------------------------------------------------------------------------
+# -- durable messages --------------------------------------------------------------------------------------------------
 
 
 async def test_an_actor_says_that_it_takes_durable_messages_and_runs_the_users_code(stage: Any) -> None:
