@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from pydantic import Field, ValidationError
@@ -42,7 +43,10 @@ class MessageArgs(Model):
     message: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+USUAL: Final = RetryPolicy()
+
+
+@dataclass(frozen=True)
 class Kind:
     """One kind of job.
 
@@ -59,6 +63,11 @@ class Kind:
     run: str | None = None
     user_code: bool = False
     instant: bool = False
+
+    @cached_property
+    def retry_text(self) -> str | None:
+        """The policy as it is kept with a job; nothing where it is the usual one."""
+        return None if self.retry == USUAL else self.retry.model_dump_json()
 
 
 BUILT_IN: Final = (
@@ -158,10 +167,16 @@ def checked(model: type[Any], value: Mapping[str, Any], what: str) -> Any:
         raise RequestInvalid(f"{what} are not valid: {places}", errors=faults) from None
 
 
+# Made once: json.dumps with other than its defaults makes a new encoder at each call.
+encode_sorted: Final = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
+).encode
+
+
 def json_text(value: Any, what: str) -> str:
     """Return *value* as JSON that every store takes: equal values are equal text. Raises RequestInvalid."""
     try:
-        text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = encode_sorted(value)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestInvalid(f"{what} cannot be written as JSON: {type(error).__name__}") from None
@@ -183,7 +198,7 @@ def row(job: NewJob, job_id: str, now: int, kind: Kind, queue: str, conversation
         execute_after=now + job.delay_ms,
         max_attempts=job.max_attempts or kind.retry.max_attempts,
         timeout_ms=job.timeout_ms or kind.timeout_ms,
-        retry=None if kind.retry == RetryPolicy() else kind.retry.model_dump_json(),
+        retry=kind.retry_text,
         key=job.key,
         data=json_text(job.data, "the data") if job.data else None,
         conversation=conversation,

@@ -43,7 +43,7 @@ class SystemClock:
 
     def new_id(self) -> str:
         # 48 bits of milliseconds, then a 12 bit counter within the millisecond, then 62 random bits (RFC 9562, method
-        # 1): # ids made by one process in one millisecond stay sorted.
+        # 1): ids made by one process in one millisecond stay sorted.
         ms = time.time_ns() // 1_000_000
         if ms <= self._last_ms:
             self._counter += 1

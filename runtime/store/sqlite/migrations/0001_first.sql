@@ -42,18 +42,20 @@ CREATE TABLE jobs (
   updated_at    INTEGER NOT NULL,
   started_at    INTEGER,
   finished_at   INTEGER,
-  CHECK ((status IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
+  CHECK ((instr(' completed failed cancelled ', ' ' || status || ' ') > 0) = (finished_at IS NOT NULL)),
   CHECK ((status = 'active') = (worker IS NOT NULL AND boot IS NOT NULL)),
-  -- One CASE and not a CHECK a status: SQLite tries every CHECK that names a changed column, and status changes most.
+  -- One CASE and not a CHECK a status, and words in a text and not IN lists: status changes most, and SQLite tries every
+  -- CHECK that names a changed column and builds an IN list anew for each row.
   CHECK (CASE status
     WHEN 'pending' THEN reason IS NULL
     WHEN 'active' THEN reason IS NULL
     WHEN 'completed' THEN reason IS NULL
-    WHEN 'delayed' THEN reason IS NOT NULL AND reason IN ('scheduled', 'retry', 'snooze', 'rate_limit')
-    WHEN 'failed' THEN reason IS NOT NULL AND reason IN ('exhausted', 'permanent', 'poison', 'timeout', 'dependency', 'deadline')
-    WHEN 'cancelled' THEN reason IS NOT NULL AND reason IN ('user', 'deadline', 'dependency', 'superseded')
-    WHEN 'paused' THEN reason IS NOT NULL AND reason IN ('user', 'hold')
-    WHEN 'waiting' THEN reason IS NOT NULL AND reason IN ('deps', 'limit', 'signal', 'children')
+    WHEN 'delayed' THEN reason IS NOT NULL AND instr(' scheduled retry snooze rate_limit ', ' ' || reason || ' ')
+    WHEN 'failed' THEN reason IS NOT NULL
+      AND instr(' exhausted permanent poison timeout dependency deadline ', ' ' || reason || ' ')
+    WHEN 'cancelled' THEN reason IS NOT NULL AND instr(' user deadline dependency superseded ', ' ' || reason || ' ')
+    WHEN 'paused' THEN reason IS NOT NULL AND instr(' user hold ', ' ' || reason || ' ')
+    WHEN 'waiting' THEN reason IS NOT NULL AND instr(' deps limit signal children ', ' ' || reason || ' ')
     ELSE 0 END)
 ) STRICT;
 
@@ -70,15 +72,15 @@ CREATE UNIQUE INDEX jobs_key ON jobs (kind, key) WHERE key IS NOT NULL;
 
 -- The moves of schemas.jobs.MOVES, and the epoch that never falls; a test holds the two together.
 CREATE TRIGGER jobs_moves BEFORE UPDATE OF status, epoch ON jobs
-WHEN NEW.epoch < OLD.epoch OR (NEW.status <> OLD.status AND NOT CASE OLD.status
-  WHEN 'pending' THEN NEW.status IN ('active', 'delayed', 'paused', 'cancelled', 'failed')
-  WHEN 'waiting' THEN NEW.status IN ('pending', 'delayed', 'paused', 'cancelled', 'failed')
-  WHEN 'delayed' THEN NEW.status IN ('pending', 'waiting', 'paused', 'cancelled', 'failed')
-  WHEN 'active' THEN NEW.status IN ('completed', 'failed', 'cancelled', 'delayed', 'waiting', 'paused', 'pending')
-  WHEN 'paused' THEN NEW.status IN ('pending', 'waiting', 'delayed', 'cancelled')
-  WHEN 'failed' THEN NEW.status IN ('pending')
-  WHEN 'cancelled' THEN NEW.status IN ('pending')
-  ELSE 0 END)
+WHEN NEW.epoch < OLD.epoch OR (NEW.status <> OLD.status AND NOT instr(CASE OLD.status
+  WHEN 'pending' THEN ' active delayed paused cancelled failed '
+  WHEN 'active' THEN ' completed failed cancelled delayed waiting paused pending '
+  WHEN 'waiting' THEN ' pending delayed paused cancelled failed '
+  WHEN 'delayed' THEN ' pending waiting paused cancelled failed '
+  WHEN 'paused' THEN ' pending waiting delayed cancelled '
+  WHEN 'failed' THEN ' pending '
+  WHEN 'cancelled' THEN ' pending '
+  ELSE '' END, ' ' || NEW.status || ' '))
 BEGIN
   SELECT RAISE(ABORT, 'illegal move of a job');
 END;
