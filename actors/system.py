@@ -8,9 +8,9 @@ import anyio
 
 from actors.company import Company
 from actors.queue import Tick
-from actors.tree import agent_spec
 from runtime import config
 from runtime.core.actor import Actor, handles
+from runtime.core.spec import ChildSpec
 from runtime.core.view import CellView
 from runtime.errors import AgentNotFound, ConfigError, JobNotFound
 from runtime.loader import load_object
@@ -36,8 +36,11 @@ from schemas.system import Reload, Reloaded, Shutdown
 class System(Actor):
     """Speaks for the daemon as a whole. It only reads, but for `reload`, so a slow question never holds up a job."""
 
-    def __init__(self, house: Company, stop: Callable[[bool], None]) -> None:
+    def __init__(
+        self, house: Company, stop: Callable[[bool], None], agent_spec: Callable[[Company, str], ChildSpec]
+    ) -> None:
         self.house = house
+        self.agent_spec = agent_spec
         self.stop = stop
 
     # -- jobs and workers --------------------------------------------------------------------------------------------
@@ -206,9 +209,9 @@ class System(Actor):
             if self.ctx.system.has(f"agent:{name}"):
                 await self.ctx.system.stop_child(f"agent:{name}")
         for name in restarted:
-            await self.ctx.system.restart_child(f"agent:{name}", agent_spec(self.house, name).factory)
+            await self.ctx.system.restart_child(f"agent:{name}", self.agent_spec(self.house, name).factory)
         for name in changes.added:
-            await self.ctx.system.start_child("agents", agent_spec(self.house, name))
+            await self.ctx.system.start_child("agents", self.agent_spec(self.house, name))
         unchanged = sorted(set(new.settings.agents) - set(restarted) - set(changes.added))
         return Reloaded(
             added=changes.added,

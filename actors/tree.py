@@ -10,6 +10,7 @@ from actors.keeper import Keeper
 from actors.kinds import Kinds
 from actors.models import LocalModel, Models
 from actors.queue import Queue
+from actors.system import System
 from actors.worker import Worker
 from runtime.core.actor import Actor
 from runtime.core.spec import ChildSpec, SupervisorSpec
@@ -48,8 +49,6 @@ def tree(house: Company, stop: Callable[[bool], None], last: tuple[ChildSpec, ..
 
     *last* are the daemon's own children (the control socket); in safe mode nobody of the user's is started.
     """
-    from actors.system import System  # it needs `agent_spec` of this file, to start agents at a reload
-
     drain = house.loaded.settings.runtime.drain / 1000
     agents = () if safe else tuple(agent_spec(house, name) for name in house.loaded.settings.agents)
     return SupervisorSpec(
@@ -61,7 +60,7 @@ def tree(house: Company, stop: Callable[[bool], None], last: tuple[ChildSpec, ..
             SupervisorSpec("workers", children=() if safe else workers(house, drain)),
             SupervisorSpec("models", children=() if safe else local_models(house)),
             SupervisorSpec("agents", children=agents, on_exhausted="quarantine"),
-            ChildSpec("system", lambda: System(house, stop)),
+            ChildSpec("system", lambda: System(house, stop, agent_spec)),
             *last,
         ),
     )
