@@ -20,7 +20,7 @@ from benchmarks.row import Row
 from runtime import config
 from runtime.clock import SystemClock
 from runtime.core.system import ActorSystem
-from runtime.daemon import Parts
+from runtime.daemon import Parts, calm_collector
 from runtime.events import EventBus
 from runtime.secrets import Redactor
 from runtime.store.sqlite.connection import prepare, wanted_pragmas
@@ -124,6 +124,7 @@ async def stage(folder: Path, workers: int) -> AsyncIterator[tuple[ActorSystem, 
     system = ActorSystem(actors.tree.tree(house, lambda _: None, (), safe=False), clock=clock)
     async with anyio.create_task_group() as tasks:
         await tasks.start(system.run)
+        calm_collector()
         yield system, house
         system.stop()
 

@@ -1,6 +1,7 @@
 """The daemon: locks, the tree, the control socket, signals, and an orderly end."""
 
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -90,6 +91,13 @@ def run(loaded: Loaded, cast: Cast, *, console: bool = True) -> int:
             return anyio.run(partial(Daemon(loaded, cast, home, socket, redactor).serve), backend="asyncio")
         finally:
             log.close()
+
+
+def calm_collector() -> None:
+    """Leave what was loaded out of every later garbage collection, and collect less often: a tenth of a job's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def prepare_home(home: Path) -> Path:
@@ -197,6 +205,7 @@ class Daemon:
         logger.info("daemon_stopped")
 
     def _ready(self) -> None:
+        calm_collector()
         self.desk.ready = True
         self.boots.note_success()
         logger.info(

@@ -88,7 +88,7 @@ def find_keys(tx: Transaction, jobs: Iterable[JobRow]) -> dict[tuple[str, str | 
 INSERT_JOBS: Final = f"""
   INSERT INTO jobs (seq, id, kind, queue, lane, status, reason, priority, rank, execute_after, max_attempts,
                     user_code, timeout_ms, key, conversation, created_at, updated_at)
-  SELECT {columns(17)} FROM json_each(?)"""
+  SELECT {columns(15)}, ?1, ?1 FROM json_each(?2)"""
 INSERT_DATA: Final = f"INSERT INTO job_data (seq, args, retry, data) SELECT {columns(4)} FROM json_each(?)"
 
 
@@ -100,10 +100,10 @@ def write_jobs(tx: Transaction, jobs: Sequence[JobRow], now: int) -> None:
         status, reason = ("delayed", "scheduled") if job.execute_after > now else ("pending", None)
         rank = rank_of(job.lane, due, job.priority)
         place = (seq, job.id, job.kind, job.queue, job.lane, status, reason, job.priority, rank, due)
-        rows.append((*place, job.max_attempts, job.user_code, job.timeout_ms, job.key, job.conversation, now, now))
+        rows.append((*place, job.max_attempts, job.user_code, job.timeout_ms, job.key, job.conversation))
         data.append((seq, job.args, job.retry, job.data))
         events.append(("job.enqueued", job.id, {"queue": job.queue, "kind": job.kind, "status": status}))
-    tx.sql.execute(INSERT_JOBS, (compact(rows),))
+    tx.sql.execute(INSERT_JOBS, (now, compact(rows)))
     tx.sql.execute(INSERT_DATA, (compact(data),))
     tx.tell(events, now)
 
