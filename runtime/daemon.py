@@ -95,7 +95,6 @@ def run(loaded: Loaded, cast: Cast, *, console: bool = True) -> int:
 
 def calm_collector() -> None:
     """Leave what was loaded out of every later garbage collection, and collect less often: a tenth of a job's time."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
 
@@ -205,8 +204,8 @@ class Daemon:
         logger.info("daemon_stopped")
 
     def _ready(self) -> None:
-        calm_collector()
         self.desk.ready = True
+        calm_collector()
         self.boots.note_success()
         logger.info(
             "daemon_ready",
