@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help env up test check format bench soak lock clean
+.PHONY: help env up test check format bench peers soak simulate lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -41,12 +41,22 @@ format: env ## format and mend what the linter can
 bench: env ## measure beside a bare baseline (QUICK=1 for a smaller run)
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
+peers: env $(VENV)/peers/.ready ## measure two other durable queues beside ours (QUICK=1 for a smaller run)
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) peers
+
+$(VENV)/peers/.ready: requirements/peers.txt
+	@$(PIP) install --require-hashes --upgrade --target $(VENV)/peers -r requirements/peers.txt
+	@touch $@
+
 soak: env ## kill the daemon for a long time and look for loss (MINUTES=10)
 	$(BIN)/python -m pytest tests/faults --soak-minutes $(or $(MINUTES),10)
 
+simulate: env ## play many days in virtual time, by seed (SEEDS=1000, START=0)
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --start $(or $(START),0)
+
 lock: env ## renew the pinned requirements from pyproject.toml
 	$(PIP) install --require-hashes -r requirements/lock.txt
-	cd requirements && for f in core dev local lock; do sh ./lock.sh $$f; done
+	cd requirements && for f in core dev local lock peers; do sh ./lock.sh $$f; done
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,6 +1,7 @@
 """The built-in agent: a persona with a model, whose turns are child tasks; it stays answerable and alone commits."""
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import anyio
@@ -14,17 +15,18 @@ from runtime.llm.provider import estimate_usage
 from runtime.stateful import AgentState, StatefulActor, decode
 from runtime.store import port
 from schemas.agents import Answered, Say
-from schemas.base import Message
+from schemas.base import PlainMessage
 from schemas.chat import ChatMessage, ChatRequest, ReasoningPart, StopPart, TextPart, Usage, UsagePart
 from schemas.config import AgentSettings
 from schemas.events import Event
-from schemas.jobs import Assignment, Outcome, RunJob
+from schemas.jobs import Claimed, Outcome, RunJob
 
 
-class TurnEnded(Message, type="agent.turn_ended"):
+@dataclass(slots=True)
+class TurnEnded(PlainMessage, type="agent.turn_ended"):
     """A turn of this agent has its answer; what remains is to commit it."""
 
-    assignment: Assignment
+    job: Claimed
     said: str
     answered: Answered
 
@@ -55,12 +57,12 @@ class Agent(StatefulActor):
         if message.incarnation not in (0, self.ctx.incarnation):
             return
         self._turns += 1
-        self.ctx.start(self._turn, message.assignment, name=f"turn {message.assignment.conversation}")
+        self.ctx.start(self._turn, message.job, name=f"turn {message.job.conversation}")
 
     @handles
     def turn_ended(self, message: TurnEnded) -> None:
-        job, now = message.assignment, self.house.clock.now()
-        self._answered.pop(job.lease.id, None)
+        job, now = message.job, self.house.clock.now()
+        self._answered.pop(job.id, None)
         line = (
             ChatMessage(role="user", content=message.said),
             ChatMessage(role="assistant", content=message.answered.text),
@@ -70,11 +72,11 @@ class Agent(StatefulActor):
                 agent=self.agent,
                 conversation=message.answered.conversation,
                 messages=tuple(one.model_dump_json(exclude_defaults=True) for one in line),
-                job=job.lease.id,
+                job=job.id,
                 now=now,
             ),
             port.FinishJobs(
-                (port.Finish(job.lease, "completed", result=message.answered.model_dump_json()),), now, strict=True
+                (port.Finish(job, "completed", result=message.answered.model_dump_json()),), now, strict=True
             ),
         )
 
@@ -95,21 +97,21 @@ class Agent(StatefulActor):
         try:
             await self._commit()
         except UnderstudyError as error:
-            await self._report(answered.assignment.lease, outcome_of(error))
+            await self._report(answered.job, outcome_of(error))
 
     async def on_handler_error(self, envelope: Envelope, error: Exception) -> None:
         """A step that could not be committed: its job goes back by the rules, and is not left hanging."""
         await super().on_handler_error(envelope, error)
         if isinstance(envelope.message, TurnEnded):
-            await self._report(envelope.message.assignment.lease, outcome_of(error))
+            await self._report(envelope.message.job, outcome_of(error))
 
     # -- a turn ------------------------------------------------------------------------------------------------------
 
-    async def _turn(self, job: Assignment) -> None:
+    async def _turn(self, job: Claimed) -> None:
         outcome: Outcome | None = STOPPED
         try:
-            with self.house.board.running(job.lease) as attempt:
-                if attempt.wished:  # the wish was here before us
+            with self.house.board.running(job) as attempt:
+                if attempt.ending:  # the wish was here before us
                     await checkpoint_if_cancelled()
                 outcome = await self._attempt(job, attempt)
             if attempt.cancelled:
@@ -118,9 +120,9 @@ class Agent(StatefulActor):
             self._turns -= 1
             self._turn_over.set()
             if outcome is not None:
-                await self._report(job.lease, outcome)
+                await self._report(job, outcome)
 
-    async def _attempt(self, job: Assignment, attempt: Attempt) -> Outcome | None:
+    async def _attempt(self, job: Claimed, attempt: Attempt) -> Outcome | None:
         """Return how the turn failed, or None: it ended well and is on its way to be committed."""
         try:
             said = decode(job)
@@ -136,12 +138,12 @@ class Agent(StatefulActor):
             return outcome_of(error)
         if attempt.wished:
             return CANCELLED
-        ended = self._answered[job.lease.id] = TurnEnded(assignment=job, said=said.text, answered=answered)
+        ended = self._answered[job.id] = TurnEnded(job, said.text, answered)
         with suppress(ActorStopped):  # then `on_stop` commits it
             await self.ctx.ref.tell(ended)
         return None
 
-    async def _think(self, job: Assignment, said: Say) -> Answered:
+    async def _think(self, job: Claimed, said: Say) -> Answered:
         """Stream one answer of the model."""
         llm = self.settings.llm
         assert llm is not None
@@ -195,11 +197,11 @@ class Agent(StatefulActor):
             extra=llm.extra,
         )
 
-    def _tell(self, job: Assignment, kind: str, data: dict[str, Any]) -> None:
+    def _tell(self, job: Claimed, kind: str, data: dict[str, Any]) -> None:
         """Tell whoever follows the job; nobody else pays for it."""
         bus = self.house.bus
-        if bus.listens(job.lease.id):
-            bus.publish([Event(at=self.house.clock.now(), type=f"turn.{kind}", subject=job.lease.id, data=data)])
+        if bus.listens(job.id):
+            bus.publish([Event(at=self.house.clock.now(), type=f"turn.{kind}", subject=job.id, data=data)])
 
 
 def persona(settings: AgentSettings, state: AgentState) -> str:

@@ -1,15 +1,21 @@
 """The house as its actors know it: with the kinds of job, the models, and who runs what."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from actors.kinds import Kinds
 from actors.models import Models
+from runtime.core.spec import ChildSpec
 from runtime.house import House
 
 
 @dataclass(slots=True, kw_only=True)
 class Company(House):
-    """A house with its cast."""
+    """A house with its cast.
+
+    spec_of_worker  the child that worker number *n* of a pool is (house, pool, n)
+    """
 
     kinds: Kinds
     models: Models
+    spec_of_worker: Callable[["Company", str, int], ChildSpec]

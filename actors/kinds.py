@@ -1,18 +1,30 @@
 """The kinds of job: what each takes, where it runs, and how a submitted job becomes a row."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
-from runtime.errors import AgentNotFound, MessageNotPublic, PayloadTooLarge, RequestInvalid, UnknownKind
-from runtime.store.port import JobRow
+from actors import encoding
+from runtime.errors import (
+    AgentNotFound,
+    BatchInvalid,
+    JobCycle,
+    MessageNotPublic,
+    PayloadTooLarge,
+    QueueDraining,
+    RequestInvalid,
+    UnderstudyError,
+    UnknownKind,
+)
+from runtime.store.port import Edge, JobRow
 from schemas.agents import Say
 from schemas.base import MESSAGE_TYPES, Model
-from schemas.config import AgentSettings, KindSettings, Settings
+from schemas.config import AgentSettings, KindSettings, QueueSettings, Settings
 from schemas.jobs import MAX_PAYLOAD, Lane, NewJob, RetryPolicy
 
 AGENT_MESSAGE: Final = "agent.message"
@@ -52,6 +64,7 @@ class Kind:
 
     user_code  it runs the user's code inside the daemon, so it can bring the daemon down
     instant    it is done in one step, so there is nothing to cancel or to wait for
+    says       which of `max_attempts` and `retry` its table has; what it does not say, its queue may
     """
 
     name: str
@@ -63,6 +76,15 @@ class Kind:
     run: str | None = None
     user_code: bool = False
     instant: bool = False
+    heartbeat_ms: int | None = None
+    limit_key: str | None = None
+    limit_max: int = 1
+    says: frozenset[str] = frozenset()
+
+    @cached_property
+    def has_more(self) -> bool:
+        """Whether its jobs get something that most jobs do not have."""
+        return self.limit_key is not None or self.heartbeat_ms is not None
 
     @cached_property
     def retry_text(self) -> str | None:
@@ -83,6 +105,8 @@ class Kinds:
     def __init__(self, settings: Settings) -> None:
         self._kinds: dict[str, Kind] = {}
         self._agents: Mapping[str, AgentSettings] = {}
+        self._queues: Mapping[str, QueueSettings] = {}
+        self._draining: dict[str, str] = {}
         self.use(settings)
 
     def use(self, settings: Settings) -> None:
@@ -90,6 +114,7 @@ class Kinds:
         self._kinds = {kind.name: kind for kind in BUILT_IN}
         self._kinds |= {name: of_user(name, kind) for name, kind in settings.kinds.items()}
         self._agents = settings.agents
+        self._queues = settings.queues
 
     def names(self) -> tuple[str, ...]:
         """Return every kind's name, agents' messages among them."""
@@ -99,9 +124,19 @@ class Kinds:
         """Return the kind called *name*."""
         return self._kinds.get(name)
 
+    def drain(self, queue: str, by: str | None) -> None:
+        """Take no new jobs for a queue that *by* drains; None: take them again."""
+        self._draining.pop(queue, None)
+        if by is not None:
+            self._draining[queue] = by
+
+    def _check_open(self, queue: str) -> None:
+        if queue in self._draining:
+            raise QueueDraining(f"the queue {queue} takes no new jobs: {self._draining[queue]} is draining it")
+
     def prepare(self, job: NewJob, job_id: str, now: int, *, inside: bool = False) -> JobRow:
         """Return the row of a submitted job. Refuses at the door: UnknownKind, AgentNotFound, RequestInvalid,
-        PayloadTooLarge.
+        PayloadTooLarge, QueueDraining.
         """
         if job.kind == AGENT_MESSAGE:
             return self._prepare_message(job, job_id, now, inside=inside)
@@ -114,7 +149,49 @@ class Kinds:
             )
         if kind.args is not None:
             checked(kind.args, job.args, f"the arguments of {job.kind}")
-        return row(job, job_id, now, kind, job.queue or kind.queue)
+        queue = job.queue or kind.queue
+        if self._draining:
+            self._check_open(queue)
+        return row(job, job_id, now, kind, queue, config=self._queues.get(queue))
+
+    def prepare_batch(
+        self, jobs: Sequence[NewJob], new_id: Callable[[], str], now: int
+    ) -> tuple[tuple[JobRow, ...], tuple[int, ...]]:
+        """Return the rows of a batch, parents before what depends on them, and the place each had in the batch.
+
+        A `#ref` becomes the id of the job of the batch with that ref. Refuses at the door, beside what `prepare`
+        refuses: BatchInvalid (a ref twice, or one that is not there) and JobCycle.
+        """
+        ids = [new_id() for _ in jobs]
+        places: dict[str, int] = {}
+        for place, job in enumerate(jobs):
+            if job.ref is not None:
+                if job.ref in places:
+                    raise BatchInvalid(f"the ref {job.ref!r} is there twice: jobs {places[job.ref]} and {place}")
+                places[job.ref] = place
+        order = in_order(jobs, places)
+        rows = []
+        for place in order:
+            given = self._prepare_one(place, jobs[place], ids[place], now)
+            given.depends_on = tuple(
+                replace(edge, parent=ids[places[edge.parent[1:]]]) if edge.parent[0] == "#" else edge
+                for edge in given.depends_on
+            )
+            if given.parent is not None and given.parent[0] == "#":
+                given.parent = ids[places[given.parent[1:]]]
+            rows.append(given)
+        return tuple(rows), tuple(order)
+
+    def _prepare_one(self, place: int, job: NewJob, job_id: str, now: int) -> JobRow:
+        """Return the row of one job of a batch; what is refused names its place."""
+        try:
+            return self.prepare(job, job_id, now)
+        except UnderstudyError as error:
+            raise type(error)(f"job {place} of the batch: {error.detail}", **error.data) from None
+
+    def payload(self, value: Any) -> str:
+        """Return the payload of a signal as JSON text. Raises RequestInvalid, PayloadTooLarge."""
+        return sized(json_text(value, "the payload"), "payload")
 
     def _prepare_message(self, job: NewJob, job_id: str, now: int, *, inside: bool) -> JobRow:
         args: MessageArgs = checked(MessageArgs, job.args, "the message")
@@ -137,8 +214,11 @@ class Kinds:
             timeout_ms=None,
             retry=RetryPolicy(max_attempts=agent.max_attempts),
             user_code=agent.actor is not None,
+            says=frozenset(agent.model_fields_set & {"max_attempts"}),
         )
-        return row(job, job_id, now, kind, f"agent:{args.agent}", conversation)
+        queue = f"agent:{args.agent}"
+        self._check_open(queue)
+        return row(job, job_id, now, kind, queue, conversation, config=self._queues.get(queue))
 
 
 def of_user(name: str, settings: KindSettings) -> Kind:
@@ -151,7 +231,29 @@ def of_user(name: str, settings: KindSettings) -> Kind:
         retry=settings.retry_policy(),
         run=settings.run,
         user_code=settings.in_loop,
+        heartbeat_ms=settings.heartbeat_timeout,
+        limit_key=settings.limit_key,
+        limit_max=settings.limit_max,
+        says=frozenset(settings.model_fields_set & {"max_attempts", "retry"}),
     )
+
+
+def in_order(jobs: Sequence[NewJob], places: Mapping[str, int]) -> list[int]:
+    """Return the places of a batch with parents first, else as given. Raises BatchInvalid, JobCycle."""
+    sorter: TopologicalSorter[int] = TopologicalSorter()
+    for place, job in enumerate(jobs):
+        named = [edge.job for edge in job.depends_on] + ([job.parent] if job.parent is not None else [])
+        refs = [name[1:] for name in named if name.startswith("#")]
+        if missing := [ref for ref in refs if ref not in places]:
+            raise BatchInvalid(f"job {place} names #{missing[0]}, and no job of the batch has that ref")
+        if len(set(named)) != len(named):
+            raise BatchInvalid(f"job {place} names one job twice")
+        sorter.add(place, *(places[ref] for ref in refs))
+    try:
+        return list(sorter.static_order())
+    except CycleError as error:
+        path = [jobs[place].ref or str(place) for place in reversed(error.args[1])]
+        raise JobCycle(f"these jobs wait for one another: {' -> '.join(path)}", path=path) from None
 
 
 def checked(model: type[Any], value: Mapping[str, Any], what: str) -> Any:
@@ -167,40 +269,90 @@ def checked(model: type[Any], value: Mapping[str, Any], what: str) -> Any:
         raise RequestInvalid(f"{what} are not valid: {places}", errors=faults) from None
 
 
-# Made once: json.dumps with other than its defaults makes a new encoder at each call.
-encode_sorted: Final = json.JSONEncoder(
-    ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
-).encode
-
-
 def json_text(value: Any, what: str) -> str:
     """Return *value* as JSON that every store takes: equal values are equal text. Raises RequestInvalid."""
     try:
-        text = encode_sorted(value)
-        text.encode()
+        return encoding.in_order(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestInvalid(f"{what} cannot be written as JSON: {type(error).__name__}") from None
+
+
+def sized(text: str, what: str) -> str:
+    """Return JSON text that is not too large. Raises PayloadTooLarge."""
+    if len(text) * 4 > MAX_PAYLOAD and (size := len(text.encode())) > MAX_PAYLOAD:
+        raise PayloadTooLarge(f"there are {size} bytes of {what}; at most {MAX_PAYLOAD} are taken")
     return text
 
 
-def row(job: NewJob, job_id: str, now: int, kind: Kind, queue: str, conversation: str | None = None) -> JobRow:
-    """Lay a job out as a row; what the job does not say comes from its kind."""
-    args = json_text(job.args, "the arguments")
-    if (size := len(args.encode())) > MAX_PAYLOAD:
-        raise PayloadTooLarge(f"the arguments have {size} bytes; at most {MAX_PAYLOAD} are taken")
-    return JobRow(
-        id=job_id,
-        kind=kind.name,
-        queue=queue,
-        lane=kind.lane,
-        args=args,
-        priority=job.priority,
-        execute_after=now + job.delay_ms,
-        max_attempts=job.max_attempts or kind.retry.max_attempts,
-        timeout_ms=job.timeout_ms or kind.timeout_ms,
-        retry=kind.retry_text,
-        key=job.key,
-        data=json_text(job.data, "the data") if job.data else None,
-        conversation=conversation,
-        user_code=kind.user_code,
+def row(
+    job: NewJob,
+    job_id: str,
+    now: int,
+    kind: Kind,
+    queue: str,
+    conversation: str | None = None,
+    config: QueueSettings | None = None,
+) -> JobRow:
+    """Lay a job out as a row; what the job does not say comes from its kind, then from its queue."""
+    due = now + job.delay_ms if job.run_at is None else job.run_at
+    made = JobRow(  # by position: this is done for every job
+        job_id,
+        kind.name,
+        queue,
+        kind.lane,
+        sized(json_text(job.args, "the arguments"), "arguments"),
+        job.priority,
+        due,
+        job.max_attempts or kind.retry.max_attempts,
+        kind.timeout_ms,
+        kind.retry_text,
+        job.key,
+        sized(json_text(job.data, "the data"), "data") if job.data else None,
+        conversation,
+        kind.user_code,
     )
+    if config is not None:
+        of_queue(made, job, kind, config)
+    if kind.has_more or not PLAIN.issuperset(job.model_fields_set):
+        rarely(made, job, now, kind)
+    return made
+
+
+PLAIN: Final = frozenset({"kind", "args", "queue", "priority", "delay_ms", "run_at", "key", "max_attempts", "data"})
+"""What most jobs are submitted with; anything else is looked at one by one."""
+
+
+def of_queue(made: JobRow, job: NewJob, kind: Kind, config: QueueSettings) -> None:
+    """Fill in what neither the job nor its kind says, and its queue does."""
+    policy = kind.retry
+    if config.max_attempts is not None and job.max_attempts is None and "max_attempts" not in kind.says:
+        made.max_attempts = config.max_attempts
+        policy = policy.model_copy(update={"max_attempts": config.max_attempts})
+    if config.retry is not None and "retry" not in kind.says:
+        wait = config.retry
+        policy = policy.model_copy(
+            update={"base_ms": wait.base, "factor": wait.factor, "max_ms": wait.max, "jitter": wait.jitter}
+        )
+    if policy is not kind.retry:
+        made.retry = policy.model_dump_json()
+
+
+def rarely(made: JobRow, job: NewJob, now: int, kind: Kind) -> None:
+    """Fill in what few jobs have."""
+    if job.retry is not None:
+        made.retry = job.retry.model_dump_json()
+        if "max_attempts" in job.retry.model_fields_set and job.max_attempts is None:
+            made.max_attempts = job.retry.max_attempts
+    if job.deadline_ms is not None:
+        made.deadline_at = now + job.deadline_ms
+    made.timeout_ms = job.timeout_ms or kind.timeout_ms
+    made.heartbeat_ms = job.heartbeat_ms or kind.heartbeat_ms
+    made.unique = job.unique
+    made.tags = tuple(dict.fromkeys(job.tags))
+    made.parent = job.parent
+    made.depends_on = tuple(Edge(edge.job, edge.on_failure) for edge in job.depends_on)
+    made.limit_key = job.limit_key or kind.limit_key
+    made.limit_max = job.limit_max if job.limit_key is not None else kind.limit_max
+    made.tokens = job.tokens
+    if len({edge.parent for edge in made.depends_on}) != len(made.depends_on):
+        raise RequestInvalid("depends_on names one job twice")

@@ -7,14 +7,19 @@ from typing import Any
 import anyio
 
 from actors.company import Company
+from actors.kinds import AGENT_MESSAGE
+from actors.limits import bucket_of, effective, view_of
 from actors.queue import Tick
+from actors.schedules import Look
+from actors.seats import pool_of
+from actors.why import Pool, Scene, Seat, explain
 from runtime import config
 from runtime.core.actor import Actor, handles
 from runtime.core.spec import ChildSpec
 from runtime.core.view import CellView
 from runtime.errors import AgentNotFound, ConfigError, JobNotFound
 from runtime.loader import load_object
-from runtime.store.port import StateRow, WorkerRow
+from runtime.store.port import QueueRow, StateRow, WhyFacts, WorkerRow
 from schemas.agents import AgentDetail, AgentView, GetAgent, GetConversation, ListAgents, WorkerStatus
 from schemas.base import Ack
 from schemas.chat import ChatMessage
@@ -22,12 +27,18 @@ from schemas.config import AgentSettings
 from schemas.jobs import (
     GetJob,
     GetJobLogs,
+    GraphView,
+    JobFilter,
     JobView,
+    Lane,
     ListJobs,
     ListQueues,
     ListWorkers,
     LogLine,
     QueueView,
+    ShowGraph,
+    WhyJob,
+    WhyView,
     WorkerView,
 )
 from schemas.system import Reload, Reloaded, Shutdown
@@ -54,9 +65,15 @@ class System(Actor):
 
     @handles
     async def jobs(self, message: ListJobs) -> tuple[JobView, ...]:
-        return await self.house.store.jobs(
-            status=message.status, queue=message.queue, kind=message.kind, before=message.before, limit=message.limit
-        )
+        where = JobFilter(**{name: getattr(message, name) for name in JobFilter.model_fields})
+        return await self.house.store.jobs(where, before=message.before, limit=message.limit, errors=message.errors)
+
+    @handles
+    async def graph(self, message: ShowGraph) -> GraphView:
+        view = await self.house.store.graph(message.id, message.limit)
+        if view is None:
+            raise JobNotFound(f"there is no job {message.id}", job=message.id)
+        return view
 
     @handles
     async def job_logs(self, message: GetJobLogs) -> tuple[LogLine, ...]:
@@ -67,31 +84,32 @@ class System(Actor):
 
     @handles
     async def queues(self, message: ListQueues) -> tuple[QueueView, ...]:
-        paused = {row.name for row in await self.house.store.queues() if row.paused}
-        names = sorted({*self.house.counts, *paused, "default"})
+        settings = self.house.loaded.settings
+        kept = {row.name: row for row in await self.house.store.queues()}
+        names = sorted({*self.house.counts, *kept, *settings.queues, "default"})
         return tuple(
-            QueueView(
-                name=name,
-                paused=name in paused,
-                counts={status: count for status, count in self.house.counts.get(name, {}).items() if count},
-            )
-            for name in names
+            view_of(effective(name, settings, kept.get(name)), self.house.counts.get(name, {})) for name in names
         )
 
     @handles
     async def workers(self, message: ListWorkers) -> tuple[WorkerView, ...]:
-        active = {job.worker: job.id for job in await self.house.store.jobs(status="active", limit=1000)}
-        return tuple(
-            WorkerView(
-                id=row.id,
-                agent=row.agent,
-                lane=row.lane,
-                status=self._status(row),
-                job=active.get(row.id),
-                created_at=row.created_at,
-                last_heartbeat_at=row.last_heartbeat_at,
-            )
-            for row in await self.house.store.workers()
+        running = await self.house.store.jobs(JobFilter(status="active"), limit=1000)
+        active = {job.worker: job.id for job in running}
+        return tuple(self._worker(row, active.get(row.id)) for row in await self.house.store.workers())
+
+    def _worker(self, row: WorkerRow, job: str | None) -> WorkerView:
+        more = json.loads(row.capabilities)
+        return WorkerView(
+            id=row.id,
+            agent=row.agent,
+            lane=row.lane,
+            status=self._status(row),
+            draining=bool(more.get("draining")),
+            serves=tuple(more.get("serves", ())),
+            pool=more.get("pool", ""),
+            job=job,
+            created_at=row.created_at,
+            last_heartbeat_at=row.last_heartbeat_at,
         )
 
     def _status(self, row: WorkerRow) -> WorkerStatus:
@@ -102,6 +120,71 @@ class System(Actor):
             return "error"
         held = self.house.workers.get(row.id)
         return "offline" if held is None else "busy" if held else "idle"
+
+    # -- why a job does not move -------------------------------------------------------------------------------------
+
+    @handles
+    async def why(self, message: WhyJob) -> WhyView:
+        facts = await self.house.store.why(message.id)
+        if facts is None:
+            raise JobNotFound(f"there is no job {message.id}", job=message.id)
+        return explain(await self._scene(facts))
+
+    async def _scene(self, facts: WhyFacts) -> Scene:
+        """Gather what a job's standing hangs on, beside what its own row says."""
+        house, job = self.house, facts.job
+        store, now, settings = house.store, house.clock.now(), house.loaded.settings
+        kept = {row.name: row for row in await store.queues()}
+        row: QueueRow = effective(job.queue, settings, kept.get(job.queue))
+        waits = job.status == "pending"
+        agent = await self._agent_of(job) if waits and job.queue.startswith("agent:") else None
+        return Scene(
+            now=now,
+            facts=facts,
+            queue=row,
+            active=house.counts.get(job.queue, {}).get("active", 0),
+            bucket=bucket_of(row, now),
+            pool=await self._pool_of(job) if waits and agent is None else None,
+            agent=agent,
+            at_work=sum(held for name, held in house.workers.items() if not name.startswith("agent:")),
+            cap=settings.runtime.max_active,
+            suspect=await self._suspect_before(job) if waits else None,
+            parts=await store.children(job.id) if job.reason == "children" else (),
+            kind_known=job.name == AGENT_MESSAGE or house.kinds.get(job.name) is not None,
+            draining=house.draining,
+            store_trouble=house.store_trouble,
+        )
+
+    async def _pool_of(self, job: JobView) -> Pool:
+        """Return the workers that would run *job*; those of its lane, as its kind has it now."""
+        kind = self.house.kinds.get(job.name)
+        lane: Lane = "loop" if kind is None else kind.lane
+        name = pool_of(job.queue, lane, self.house.loaded.settings.pools)
+        workers = [worker for worker in await self.workers(ListWorkers()) if worker.pool == name]
+        there = [worker for worker in workers if worker.status in ("idle", "busy")]
+        free = [worker for worker in there if not worker.draining]
+        busy = sum(worker.status == "busy" for worker in free)
+        return Pool(name, len(there), busy, len(there) - len(free))
+
+    async def _agent_of(self, job: JobView) -> Seat:
+        """Return the agent whose queue *job* is on."""
+        name = job.queue.removeprefix("agent:")
+        settings = self.house.loaded.settings.agents.get(name)
+        if settings is None:
+            return Seat(name, None)
+        running = await self.house.store.jobs(JobFilter(queue=job.queue, status="active"), limit=1000)
+        talk = next((other.id for other in running if other.conversation == job.conversation), None)
+        cell = self._cell(name)
+        slots = settings.concurrency if settings.actor is None else max(1, len(running))
+        return Seat(name, cell.state, cell.reason, len(running), slots, talk)
+
+    async def _suspect_before(self, job: JobView) -> str | None:
+        """Return the job that may have brought the daemon down, where *job* has to wait until it has run alone."""
+        kind = self.house.kinds.get(job.name)
+        settings = self.house.loaded.settings.agents.get(job.queue.removeprefix("agent:"))
+        if not (kind is not None and kind.lane == "loop") and (settings is None or settings.actor is None):
+            return None
+        return next((suspect for suspect, _ in await self.house.store.suspects() if suspect != job.id), None)
 
     # -- agents ------------------------------------------------------------------------------------------------------
 
@@ -205,6 +288,7 @@ class System(Actor):
         self.house.kinds.use(new.settings)
         await self.house.models.use(new.settings, changes.providers)
         await self.ctx.actor("queue").tell(Tick(what="kinds"))  # jobs of a kind that is known now may go on
+        await self.ctx.actor("schedules").tell(Look())
         for name in changes.removed:
             if self.ctx.system.has(f"agent:{name}"):
                 await self.ctx.system.stop_child(f"agent:{name}")
@@ -230,3 +314,13 @@ class System(Actor):
         name = f"agent:{agent}"
         system = self.ctx.system
         return system.cell(name) if system.has(name) else CellView(name, "stopped", 0, 0, 0, 0, None, None)
+
+
+def capabilities(row: WorkerRow) -> dict[str, Any]:
+    """Return what the table says of what a worker serves."""
+    kept = json.loads(row.capabilities)
+    return {
+        "pool": kept.get("pool", ""),
+        "serves": tuple(kept.get("serves", ())),
+        "draining": kept.get("draining", False),
+    }

@@ -10,6 +10,7 @@ from actors.keeper import Keeper
 from actors.kinds import Kinds
 from actors.models import LocalModel, Models
 from actors.queue import Queue
+from actors.schedules import Schedules
 from actors.system import System
 from actors.worker import Worker
 from runtime.core.actor import Actor
@@ -40,6 +41,7 @@ def company(parts: Parts) -> Company:
         prepare=partial(kinds.prepare, inside=True),
         kinds=kinds,
         models=models,
+        spec_of_worker=worker_spec,
     )
 
 
@@ -49,7 +51,6 @@ def tree(house: Company, stop: Callable[[bool], None], last: tuple[ChildSpec, ..
 
     *last* are the daemon's own children (the control socket); in safe mode nobody of the user's is started.
     """
-    drain = house.loaded.settings.runtime.drain / 1000
     agents = () if safe else tuple(agent_spec(house, name) for name in house.loaded.settings.agents)
     return SupervisorSpec(
         "root",
@@ -57,28 +58,36 @@ def tree(house: Company, stop: Callable[[bool], None], last: tuple[ChildSpec, ..
         children=(
             ChildSpec("store", lambda: Keeper(house), mailbox=10_000, start_timeout=120.0),
             ChildSpec("queue", lambda: Queue(house), mailbox=10_000, start_timeout=60.0),
-            SupervisorSpec("workers", children=() if safe else workers(house, drain)),
+            SupervisorSpec("workers", children=() if safe else workers(house)),
             SupervisorSpec("models", children=() if safe else local_models(house)),
             SupervisorSpec("agents", children=agents, on_exhausted="quarantine"),
+            ChildSpec("schedules", lambda: Schedules(house)),
             ChildSpec("system", lambda: System(house, stop, agent_spec)),
             *last,
         ),
     )
 
 
-def workers(house: Company, drain: float) -> tuple[ChildSpec, ...]:
-    """Return the pool: several in-loop workers a core, since they mostly wait, and one a core for child processes."""
-    runtime, cores = house.loaded.settings.runtime, os.cpu_count() or 1
-    sizes: tuple[tuple[Lane, int], ...] = (
-        ("loop", runtime.pool or LOOP_WORKERS_PER_CORE * cores),
-        ("child", runtime.child_pool or cores),
-    )
-    return tuple(worker_spec(house, lane, number, drain) for lane, size in sizes for number in range(1, size + 1))
+def workers(house: Company) -> tuple[ChildSpec, ...]:
+    """Return all pools: several in-loop workers a core, since they mostly wait, one a core for child processes, and
+    those that the configuration keeps for some queues.
+    """
+    settings, cores = house.loaded.settings, os.cpu_count() or 1
+    sizes = {
+        "loop": settings.runtime.pool or LOOP_WORKERS_PER_CORE * cores,
+        "child": settings.runtime.child_pool or cores,
+    } | {name: pool.size for name, pool in settings.pools.items()}
+    return tuple(worker_spec(house, pool, number) for pool, size in sizes.items() for number in range(1, size + 1))
 
 
-def worker_spec(house: Company, lane: Lane, number: int, drain: float) -> ChildSpec:
-    name = f"worker:{lane}-{number}"
-    return ChildSpec(name, lambda: Worker(house, name, lane), shutdown=drain)
+def worker_spec(house: Company, pool: str, number: int) -> ChildSpec:
+    """Return worker *number* of *pool*."""
+    name = f"worker:{pool}-{number}"
+    kept = house.loaded.settings.pools.get(pool)
+    lane: Lane = kept.lane if kept is not None else "loop" if pool == "loop" else "child"
+    serves = kept.queues if kept is not None else ()
+    drain = house.loaded.settings.runtime.drain / 1000
+    return ChildSpec(name, lambda: Worker(house, name, lane, pool, serves), shutdown=drain)
 
 
 def local_models(house: Company) -> tuple[ChildSpec, ...]:

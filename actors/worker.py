@@ -2,8 +2,9 @@
 
 import inspect
 import json
-from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -12,137 +13,125 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from actors.company import Company
 from actors.kinds import Kind, ShellArgs, SleepArgs, checked
-from runtime.attempt import CANCELLED, MAX_ERROR_TEXT, STOPPED, outcome_of, tell_surely
-from runtime.core.actor import Actor, ActorContext, handles
+from actors.reporter import Reporter
+from runtime.attempt import (
+    CANCELLED,
+    LOST,
+    MAX_ERROR_TEXT,
+    STOPPED,
+    Attempt,
+    outcome_of,
+    outcome_of_suspension,
+    tell_surely,
+)
+from runtime.attempt_record import StoreRecord, answer
+from runtime.calling import Unfit, arguments
+from runtime.core.actor import Actor, handles
 from runtime.core.owned import TaskHandle
 from runtime.core.ref import Ref
-from runtime.errors import ActorError, LeaseLost, StoreError, problem
+from runtime.errors import LeaseLost, MailboxFull, problem
+from runtime.job_context import AsyncContext, Facts
 from runtime.loader import load_object
-from runtime.outcomes import Fail
+from runtime.outcomes import Fail, Suspended
 from runtime.sandbox.parent import Command, Exit, child_env
 from runtime.sandbox.run import Answer, run_command, run_python
-from schemas.jobs import (
-    MAX_LOG_LINES,
-    Assignment,
-    JobEnded,
-    JobLogged,
-    JobProcess,
-    JobProgress,
-    Lane,
-    Outcome,
-    RunJob,
-    WorkerReady,
+from schemas.codes import CODES
+from schemas.jobs import Claimed, JobEnded, Lane, Outcome, RunJob, WorkerReady
+
+OUR_WORDS: Final = (
+    *("Unfit", "ResultUnfit", "Fail", "Cancel", "Retry", "WaitTimeout", "SignalTimeout", "ChildrenTimeout"),
 )
-
-TELL_EVERY: Final = 0.02
-OUR_WORDS: Final = ("Unfit", "ResultUnfit", "Fail", "Cancel", "Retry")
 """Error classes whose message says it all; of any other the name is told too."""
-
-
-class Reporter:
-    """What an attempt tells while it runs; in-loop code of the user's gets it as its `ctx`
-    (`runtime.outcomes.JobContext`).
-
-    What comes in a burst is one message to the queue; of more lines than are kept of a job the oldest go.
-    """
-
-    def __init__(self, assignment: Assignment, ctx: ActorContext, queue: Ref, now: Callable[[], int]) -> None:
-        self._lease, self._ctx, self._queue, self._now = assignment.lease, ctx, queue, now
-        self._lines: deque[tuple[int, str, str]] = deque(maxlen=MAX_LOG_LINES)
-        self._progress: JobProgress | None = None
-        self._sender: TaskHandle | None = None
-        self.job_id = assignment.lease.id
-        self.attempt = assignment.attempt
-        self.idempotency_key = assignment.lease.id
-
-    def progress(self, value: Any) -> None:
-        """Tell how far it is; only the latest is kept."""
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # what is no JSON is refused where it is said
-        self._progress = JobProgress(lease=self._lease, progress=value)
-        self._soon()
-
-    def log(self, text: str, level: str = "info") -> None:
-        """Write a line to the job's log."""
-        self._lines.append((self._now(), level, text.encode(errors="replace").decode()))
-        self._soon()
-
-    def _soon(self) -> None:
-        if self._sender is None or self._sender.done:
-            self._sender = self._ctx.start(self._send, name=f"reports of {self.job_id}")
-
-    async def _send(self) -> None:
-        while self._lines or self._progress is not None:
-            await self._tell()
-            await anyio.sleep(TELL_EVERY)
-
-    async def _tell(self) -> None:
-        progress, self._progress = self._progress, None
-        lines = tuple(self._lines)
-        self._lines.clear()
-        try:
-            if progress is not None:
-                await tell_surely(self._queue, progress)
-            if lines:
-                await tell_surely(self._queue, JobLogged(lease=self._lease, lines=lines))
-        except ActorError:
-            return  # the queue is gone; then these words are too
-
-    async def close(self) -> None:
-        """Tell the rest, before it is told how the attempt ended."""
-        if self._sender is not None:
-            self._sender.cancel()
-            await self._tell()
-
-    async def started(self, pgid: int, started: int) -> bool:
-        """Have the process group kept before its work begins.
-
-        False where the attempt no longer owns the job, or where it cannot be kept now: then nothing begins, and the
-        attempt does not count.
-        """
-        try:
-            return await self._queue.ask(JobProcess(lease=self._lease, pgid=pgid, started=started))
-        except (StoreError, ActorError):
-            return False
+BEATS_A_LEASE: Final = 3
 
 
 class Worker(Actor):
     """Runs what the queue hands it, and says how it ended. Cancelling reaches the work through the board at once."""
 
-    def __init__(self, house: Company, name: str, lane: Lane) -> None:
-        self.house, self.name, self.lane = house, name, lane
+    queue: Ref
+
+    def __init__(self, house: Company, name: str, lane: Lane, pool: str = "", serves: tuple[str, ...] = ()) -> None:
+        self.house, self.name, self.lane, self.pool, self.serves = house, name, lane, pool, serves
 
     async def on_start(self) -> None:
-        ready = WorkerReady(worker=self.name, lane=self.lane, incarnation=self.ctx.incarnation)
-        await self.ctx.actor("queue").tell(ready)
+        self.queue = self.ctx.actor("queue")
+        await self.queue.tell(
+            WorkerReady(
+                worker=self.name,
+                lane=self.lane,
+                pool=self.pool,
+                serves=self.serves,
+                incarnation=self.ctx.incarnation,
+            )
+        )
 
     @handles
     async def run(self, message: RunJob) -> None:
         if message.incarnation not in (0, self.ctx.incarnation):
             return
-        job = message.assignment
-        queue = self.ctx.actor("queue")
+        job = message.job
         kind = self.house.kinds.get(job.kind)
-        if kind is not None and kind.instant:
-            await tell_surely(queue, JobEnded(lease=job.lease, outcome=Outcome(ok=True, result=job.args)))
+        if kind is None or not kind.instant:
+            await self._run(kind, job)
             return
-        reporter = Reporter(job, self.ctx, queue, self.house.clock.now)
+        ended = JobEnded(job, Outcome(ok=True, text=job.args))
+        try:
+            self.queue.tell_nowait(ended)
+        except MailboxFull:
+            await tell_surely(self.queue, ended)
+
+    async def _run(self, kind: Kind | None, job: Claimed) -> None:
+        in_loop = kind is not None and kind.lane == "loop" and not job.suspect
+        attempt = self.house.board.running(
+            job,
+            self._seconds(job) if in_loop else None,
+            None if job.heartbeat_ms is None else job.heartbeat_ms / 1000,
+        )
+        lease = self.house.loaded.settings.runtime.lease / 1000
+        reporter = Reporter(job, attempt, self.ctx, self.queue, self.house.clock.now, lease)
+        watch: TaskHandle | None = None
         outcome = STOPPED  # which remains true if the daemon stops in the middle
         try:
-            in_loop = kind is not None and kind.lane == "loop" and not job.suspect
-            seconds = job.timeout_ms / 1000 if in_loop and job.timeout_ms is not None else None
-            with self.house.board.running(job.lease, seconds) as attempt:
-                if attempt.wished:  # the wish was here before us
+            with attempt:
+                if attempt.ending:  # the wish was here before us
                     await checkpoint_if_cancelled()
+                if attempt.heartbeat is not None:
+                    watch = self.ctx.start(attempt.watch, name=f"silence of {job.id}")
                 outcome = await self._attempt(kind, job, reporter)
-            if attempt.cancelled:
-                outcome = CANCELLED
-            elif attempt.timed_out:
-                outcome = timed_out(job)
+            outcome = self._judged(attempt, outcome, job)
         finally:
+            if watch is not None:
+                watch.cancel()
             await reporter.close()
-            await tell_surely(queue, JobEnded(lease=job.lease, outcome=outcome))
+            if reporter.used is not None and outcome is not LOST:
+                outcome = replace(outcome, tokens=reporter.used)
+            await tell_surely(self.queue, JobEnded(job, outcome))
 
-    async def _attempt(self, kind: Kind | None, job: Assignment, reporter: Reporter) -> Outcome:
+    def _seconds(self, job: Claimed) -> float | None:
+        """Return how long an attempt may take: its own time, but not beyond the deadline of its job."""
+        times = [] if job.timeout_ms is None else [job.timeout_ms / 1000]
+        if job.deadline_at is not None:
+            times.append(max(0, job.deadline_at - self.house.clock.now()) / 1000)
+        return min(times, default=None)
+
+    def _judged(self, attempt: Attempt, outcome: Outcome, job: Claimed) -> Outcome:
+        """Return the outcome of an attempt that has ended, by what ended it."""
+        if attempt.lost:
+            return LOST
+        if attempt.cancelled:
+            return CANCELLED
+        if attempt.timed_out:
+            return silent(attempt.heartbeat or 0) if attempt.silent else self._timed_out(job)
+        return outcome
+
+    def _timed_out(self, job: Claimed) -> Outcome:
+        """Return the outcome of an attempt whose time was up; what becomes of its job the queue decides."""
+        why = f"the attempt took more than {(job.timeout_ms or 0) / 1000:g} s"
+        if job.deadline_at is not None and self.house.clock.now() >= job.deadline_at:
+            why = "the deadline of the job has passed"
+        return Outcome(ok=False, error=problem("job.timeout", why), error_class="timeout")
+
+    async def _attempt(self, kind: Kind | None, job: Claimed, reporter: Reporter) -> Outcome:
         if kind is None:
             why = problem("job.unknown_kind", f"nobody here knows the kind {job.kind!r}")
             return Outcome(ok=False, hold=True, error=why)
@@ -150,8 +139,9 @@ class Worker(Actor):
             if kind.lane == "loop" and not job.suspect:
                 return await self._in_loop(kind, job, reporter)
             return await self._in_child(kind, job, reporter)
-        except LeaseLost as lost:
-            return Outcome(ok=False, error=lost.problem(), error_class="lost", refund=True)
+        except LeaseLost:
+            reporter.silence()
+            return LOST
         except Exception as error:  # noqa: BLE001  # whatever the user's code raised becomes the outcome of its job
             return outcome_of(error)
         except get_cancelled_exc_class():
@@ -159,48 +149,66 @@ class Worker(Actor):
                 raise
             return outcome_of(RuntimeError("it awaited something that was cancelled"))
 
-    async def _in_loop(self, kind: Kind, job: Assignment, reporter: Reporter) -> Outcome:
+    def _record(self, job: Claimed, reporter: Reporter) -> StoreRecord:
+        return StoreRecord(job, self.house.store, self.house.clock, self.house.prepare, reporter.heard)
+
+    # -- in the loop -------------------------------------------------------------------------------------------------
+
+    async def _in_loop(self, kind: Kind, job: Claimed, reporter: Reporter) -> Outcome:
         if kind.name == "sleep":
-            args: SleepArgs = checked(SleepArgs, job.args, "the arguments of sleep")
+            args: SleepArgs = checked(SleepArgs, json.loads(job.args), "the arguments of sleep")
             await anyio.sleep(args.seconds)
             return Outcome(ok=True, result={"slept": args.seconds})
         function = load_object(str(kind.run), self.house.loaded.folder)
-        return Outcome(ok=True, result=await call(function, job.args, reporter))
+        ctx = AsyncContext(Facts(job.id, job.attempt, job.epoch), reporter, self._record(job, reporter))
+        try:
+            result = await call(function, json.loads(job.args), ctx)
+        except (Exception, Suspended, BaseExceptionGroup) as error:
+            if ctx.durable.suspension is None or not is_ours(error):
+                raise
+            result = None
+        if ctx.durable.suspension is not None:  # whatever the code made of it
+            return outcome_of_suspension(ctx.durable.suspension.says)
+        if ctx.durable.lost:
+            raise LeaseLost
+        return Outcome(ok=True, result=result)
 
-    async def _in_child(self, kind: Kind, job: Assignment, reporter: Reporter) -> Outcome:
-        grace = self.house.loaded.settings.runtime.grace / 1000
-        timeout = None if job.timeout_ms is None else job.timeout_ms / 1000
+    # -- in a child --------------------------------------------------------------------------------------------------
+
+    async def _in_child(self, kind: Kind, job: Claimed, reporter: Reporter) -> Outcome:
+        runtime = self.house.loaded.settings.runtime
         if kind.name == "shell":
-            return await self._shell(job, reporter, timeout, grace)
+            return await self._shell(job, reporter)
         payload = {
             "run": kind.run or kind.name,
             "folder": str(self.house.loaded.folder),
-            "args": job.args,
-            "job": job.lease.id,
+            "args": json.loads(job.args),
+            "job": job.id,
             "attempt": job.attempt,
-            "key": reporter.idempotency_key,
+            "epoch": job.epoch,
+            "lease_ms": runtime.lease,
         }
-        answer = await run_python(
+        said = await run_python(
             payload,
-            timeout=timeout,
-            grace=grace,
-            on_started=reporter.started,
-            on_line=lambda stream, line: reporter.log(line, stream),
-            on_progress=reporter.progress,
-            on_log=lambda level, text: reporter.log(text, level),
+            reporter,
+            partial(answer, self._record(job, reporter)),
+            timeout=self._seconds(job),
+            grace=runtime.grace / 1000,
         )
-        return outcome_of_answer(answer, job)
+        if said.exit.reason == "timeout" and not said.answered:
+            return self._timed_out(job)
+        return outcome_of_answer(said, job)
 
-    async def _shell(self, job: Assignment, reporter: Reporter, timeout: float | None, grace: float) -> Outcome:
-        args: ShellArgs = checked(ShellArgs, job.args, "the arguments of shell")
+    async def _shell(self, job: Claimed, reporter: Reporter) -> Outcome:
+        runtime = self.house.loaded.settings.runtime
+        args: ShellArgs = checked(ShellArgs, json.loads(job.args), "the arguments of shell")
         cwd = args.cwd or str(self.house.loaded.folder)
-        command = Command(args.argv, cwd, child_env(extra=args.env), args.stdin.encode())
         exit_, out, err = await run_command(
-            command,
-            timeout=timeout,
-            grace=grace,
-            on_started=reporter.started,
-            on_line=lambda stream, line: reporter.log(line, stream),
+            Command(args.argv, cwd, child_env(extra=args.env), args.stdin.encode()),
+            reporter,
+            timeout=self._seconds(job),
+            grace=runtime.grace / 1000,
+            beat=runtime.lease / 1000 / BEATS_A_LEASE,
         )
         result = {
             "exit_code": exit_.code,
@@ -211,30 +219,34 @@ class Worker(Actor):
         if exit_.code == 0 and exit_.reason == "exit":
             return Outcome(ok=True, result=result)
         if exit_.reason == "timeout":
-            return timed_out(job)
+            return self._timed_out(job)
         if exit_.code is None:
             return crashed(exit_)
         why = problem("job.failed", f"{args.argv[0]} ended with exit code {exit_.code}", data=result)
         return Outcome(ok=False, error=why, error_class="transient")
 
 
-async def call(function: Callable[..., Any], args: dict[str, Any], ctx: Reporter) -> Any:
-    """Call a function of the user's in the loop, with `ctx` where it asks for it."""
-    signature = inspect.signature(function)
-    given = args | ({"ctx": ctx} if "ctx" in signature.parameters and "ctx" not in args else {})
+async def call(function: Callable[..., Any], args: dict[str, Any], ctx: AsyncContext) -> Any:
+    """Call a function of the user's in the loop, with its context where it asks for it."""
     try:
-        signature.bind(**given)
-    except TypeError as error:
-        raise Fail(f"the arguments do not fit: {error}", code="job.failed") from None
+        given = arguments(getattr(function, "__name__", "the function"), function, args, ctx)
+    except Unfit as error:
+        raise Fail(str(error), code=error.code) from None
     result = function(**given)
     return await result if inspect.isawaitable(result) else result
 
 
-def timed_out(job: Assignment) -> Outcome:
-    seconds = (job.timeout_ms or 0) / 1000
-    return Outcome(
-        ok=False, error=problem("job.timeout", f"the attempt took more than {seconds:g} s"), error_class="timeout"
-    )
+def is_ours(error: BaseException) -> bool:
+    """Tell whether an error is nothing but failures and suspensions, so that nobody else has to hear of it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split((Exception, Suspended))[1] is None
+    return isinstance(error, Exception | Suspended)
+
+
+def silent(seconds: float) -> Outcome:
+    """Return the outcome of an attempt that was not heard of."""
+    why = problem("job.timeout", f"nothing was heard of the attempt for {seconds:g} s", data={"silent": True})
+    return Outcome(ok=False, error=why, error_class="timeout")
 
 
 def crashed(exit_: Exit) -> Outcome:
@@ -246,17 +258,17 @@ def crashed(exit_: Exit) -> Outcome:
     )
 
 
-def outcome_of_answer(answer: Answer, job: Assignment) -> Outcome:
+def outcome_of_answer(said: Answer, job: Claimed) -> Outcome:
     """Return the outcome of a function that ran in a child."""
-    if answer.answered and answer.error is None:
-        return Outcome(ok=True, result=answer.result)
-    if answer.error is not None:
-        return outcome_of_error(answer.error)
-    if answer.exit.reason == "timeout":
-        return timed_out(job)
-    if answer.exit.code is None:
-        return crashed(answer.exit)
-    why = problem("job.failed", f"the process ended with exit code {answer.exit.code} before it answered")
+    if said.suspend is not None:
+        return outcome_of_suspension(said.suspend)
+    if said.error is not None:
+        return outcome_of_error(said.error)
+    if said.answered:
+        return Outcome(ok=True, result=said.result)
+    if said.exit.code is None:
+        return crashed(said.exit)
+    why = problem("job.failed", f"the process ended with exit code {said.exit.code} before it answered")
     # A suspect brought the daemon down by the same call: there it was a crash, so it is one here.
     return Outcome(ok=False, error=why, error_class="bug", crash=job.suspect)
 
@@ -266,7 +278,10 @@ def outcome_of_error(error: dict[str, Any]) -> Outcome:
     wait = error.get("retry_after_ms")
     if error.get("outcome") == "snooze":
         return Outcome(ok=False, snooze=True, retry_after_ms=wait)
-    data = {"code": error["code"]} if "code" in error else {}
-    text = error["message"] if error["type"] in OUR_WORDS else f"{error['type']}: {error['message']}"
-    why = problem("job.failed", text[:MAX_ERROR_TEXT], data=data)
+    code, text = error.get("code"), error["message"]
+    if error.get("ours") and code in CODES:  # as it would be told had it run in the loop
+        why = problem(code, text[:MAX_ERROR_TEXT], data=error.get("data"))
+    else:
+        text = text if error["type"] in OUR_WORDS else f"{error['type']}: {text}"
+        why = problem("job.failed", text[:MAX_ERROR_TEXT], data={} if code is None else {"code": code})
     return Outcome(ok=False, error=why, error_class=error.get("class", "bug"), retry_after_ms=wait)

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from runtime.core.system import ActorSystem
 from runtime.daemon import Parts, calm_collector
 from runtime.events import EventBus
 from runtime.secrets import Redactor
+from runtime.store.port import ClaimJobs, Finish, FinishJobs, InsertJobs, JobRow
 from runtime.store.sqlite.connection import prepare, wanted_pragmas
 from runtime.store.sqlite.store import SqliteStore
 from schemas.jobs import NewJob, SubmitJob
@@ -160,6 +161,25 @@ async def enqueue(producers: int, total: int) -> tuple[float, float]:
     return ours, limit
 
 
+async def enqueue_delay(producers: int, total: int) -> tuple[float, float]:
+    """Return the median milliseconds from asking for a job to its acknowledgement, with so many asking at once, and
+    the two that are promised.
+    """
+    job = SubmitJob(job=NewJob(kind="echo", args={"text": "hi"}, delay_ms=3_600_000))
+    delays: list[float] = []
+    with tempfile.TemporaryDirectory() as name:
+        async with stage(Path(name), 1) as (system, _):
+            ref = system.ref("queue")
+
+            async def one() -> None:
+                started = time.perf_counter()
+                await ref.ask(job)
+                delays.append(time.perf_counter() - started)
+
+            await in_parallel(producers, total, one)
+    return statistics.median(delays) * 1000, 2.0
+
+
 async def process(workers: int, total: int) -> tuple[float, float]:
     """Return no-op jobs a second from pending to completed: ours and the limit's."""
     with tempfile.TemporaryDirectory() as name:
@@ -194,14 +214,71 @@ async def process(workers: int, total: int) -> tuple[float, float]:
 
 async def fill(folder: Path, total: int) -> None:
     """Put pending jobs into a new database before anybody claims them."""
-    from runtime.store.port import InsertJobs, JobRow
-
     store = SqliteStore(folder / "understudy.db")
     await store.open()
     clock = SystemClock()
     rows = tuple(JobRow(clock.new_id(), "echo", "default", "loop", ARGS) for _ in range(total))
     await store.commit([InsertJobs(rows, clock.now())])
     await store.close()
+
+
+# What a store holds that has run for long: much that has ended, much that waits, much that is not due.
+CROWD = """
+  INSERT INTO jobs (id, kind, queue, lane, status, reason, priority, rank, execute_after, max_attempts, worker,
+    epoch, attempts, created_at, updated_at, started_at, claimed_at, finished_at)
+  WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < :count)
+  SELECT printf('%s-%08d', :status, n), 'echo', 'default', 'loop', :status, :reason, 100, :due + n + 600000, :due + n,
+    3, CASE WHEN :ended THEN 'worker:loop-1' END, :ended, :ended, :now, :now,
+    CASE WHEN :ended THEN :now END, CASE WHEN :ended THEN :now END, CASE WHEN :ended THEN :now + n END
+  FROM n"""
+CROWD_DATA = "INSERT INTO job_data (seq, args) SELECT seq, :args FROM jobs WHERE seq NOT IN (SELECT seq FROM job_data)"
+
+
+def crowd(path: Path, ended: int, waiting: int) -> None:
+    """Put *ended* completed jobs, *waiting* pending and as many delayed ones into a database that nobody has open."""
+    now = time.time_ns() // 1_000_000
+    sql = sqlite3.connect(path)
+    for status, reason, count, due in (
+        ("completed", None, ended, now - 86_400_000),
+        ("pending", None, waiting, now - 3_600_000),
+        ("delayed", "scheduled", waiting, now + 3_600_000),
+    ):
+        values = {"status": status, "reason": reason, "count": count, "due": due, "now": now}
+        sql.execute(CROWD, values | {"ended": status == "completed"})
+    sql.execute(CROWD_DATA, {"args": ARGS})
+    sql.commit()
+    sql.close()
+
+
+async def claim_in_a_crowd(ended: int, waiting: int, rounds: int) -> tuple[float, float]:
+    """Return the 99th percentile in milliseconds of a claim in a full store and in a nearly empty one, turn by turn;
+    of several stretches the best of each.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        stores = []
+        for folder in (Path(name) / "full", Path(name) / "empty"):
+            folder.mkdir()
+            await fill(folder, rounds)
+            if folder.name == "full":
+                crowd(folder / "understudy.db", ended, waiting)
+            stores.append(SqliteStore(folder / "understudy.db"))
+            await stores[-1].open()
+        delays: list[list[float]] = [[], []]
+        for n in range(rounds):
+            claim = ClaimJobs("default", "loop", (f"worker:{n}",), "boot", n, n + 30_000)
+            for store, taken in zip(stores, delays, strict=True):
+                started = time.perf_counter()
+                ((job,),) = await store.commit([claim])
+                taken.append(time.perf_counter() - started)
+                await store.commit([FinishJobs((Finish(job, "completed", result="1"),), n)])
+        for store in stores:
+            await store.close()
+    stretch = rounds // ROUNDS
+    starts = range(0, stretch * ROUNDS, stretch)
+    full, empty = (
+        min(statistics.quantiles(taken[start : start + stretch], n=100)[98] for start in starts) for taken in delays
+    )
+    return full * 1000, empty * 1000
 
 
 async def until(done: Callable[[], bool]) -> None:
@@ -234,18 +311,44 @@ async def idle_pick_up(rounds: int) -> tuple[float, float]:
     return statistics.median(ours) * 1000, statistics.median(limit) * 1000
 
 
+ROUNDS = 3
+"""How often each is measured. The best of ours is held to the best of the limit, taken in turn: on a machine that is
+shared, whatever else happens can only make a round worse."""
+
+
+def in_turn(measured: Callable[..., Coroutine[Any, Any, tuple[float, float]]], *what: int) -> list[tuple[float, float]]:
+    """Return (ours, limit) of each round."""
+    return [asyncio.run(measured(*what)) for _ in range(ROUNDS)]
+
+
+def most(rounds: list[tuple[float, float]]) -> tuple[float, float]:
+    """Return the best of ours and of the limit where more is better."""
+    return max(ours for ours, _ in rounds), max(limit for _, limit in rounds)
+
+
+def least(rounds: list[tuple[float, float]]) -> tuple[float, float]:
+    """Return the best of ours and of the limit where less is better."""
+    return min(ours for ours, _ in rounds), min(limit for _, limit in rounds)
+
+
 def measure(quick: bool) -> list[Row]:
     """Measure each bar of durable jobs beside the limit, in one run."""
     scale = 1 if quick else 5
     rows = []
     for producers, total, bar in ((1, 400, 0.7), (64, 6400, 0.55)):
-        ours, limit = asyncio.run(enqueue(producers, total * scale))
+        ours, limit = most(in_turn(enqueue, producers, total * scale))
         rows.append(Row(f"durable: enqueue, {producers} at once", ours, limit, bar))
     for workers, total, bar in ((1, 500, 0.6), (10, 4000, 0.5), (50, 10_000, 0.5)):
-        ours, limit = asyncio.run(process(workers, total * scale))
+        ours, limit = most(in_turn(process, workers, total * scale))
         rows.append(Row(f"durable: no-op jobs, concurrency {workers}", ours, limit, bar))
-    ours, limit = asyncio.run(idle_pick_up(50 * scale))
+    ours, limit = least(in_turn(idle_pick_up, 50 * scale))
     rows.append(Row("durable: idle pick-up, p50", ours, limit, 1.4, "ms", higher_is_better=False))
+    delay, limit = least(in_turn(enqueue_delay, 64, 6400 * scale))
+    rows.append(Row("durable: enqueue p50, 64 at once (limit: 2 ms)", delay, limit, 1.0, "ms", higher_is_better=False))
+    ended, waiting = (50_000, 15_000) if quick else (1_000_000, 300_000)
+    ours, limit = asyncio.run(claim_in_a_crowd(ended, waiting, 600 * scale))
+    name = f"durable: claim p99 with {ended:,} ended, {waiting:,} pending and delayed (limit: nearly empty)"
+    rows.append(Row(name, ours, limit, 1.5, "ms", higher_is_better=False))
     return rows
 
 

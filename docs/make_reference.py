@@ -3,13 +3,14 @@
 import importlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from textwrap import wrap
 from types import UnionType
 from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from schemas import codes, config
+from schemas import codes, config, jobs
 from schemas.jobs import ENDED, MOVES, REASONS
 from schemas.operations import OPERATIONS, Operation
 
@@ -27,34 +28,42 @@ STATES: Final = {
 }
 
 WHY: Final = {
-    ("waiting", "deps"): "jobs it depends on",
-    ("waiting", "limit"): "a limit",
-    ("waiting", "signal"): "a signal",
-    ("waiting", "children"): "jobs it has started",
+    ("waiting", "deps"): "jobs it depends on have not ended, or one of them failed and it is held over that",
+    ("waiting", "limit"): "as many jobs of its key run as may",
+    ("waiting", "signal"): "its code waits for a signal",
+    ("waiting", "children"): "its code waits for the jobs that are a part of it",
     ("delayed", "scheduled"): "it was submitted with a delay",
     ("delayed", "retry"): "an attempt failed, and others are left",
     ("delayed", "snooze"): "its code asked to go on later; the attempt does not count",
     ("delayed", "rate_limit"): "a provider's rate limit; the attempt does not count",
     ("paused", "user"): "a person",
-    ("paused", "hold"): "nobody knows its kind; it goes on after a start with a configuration that defines it",
+    ("paused", "hold"): "nobody knows its kind (it goes on when the configuration defines it), or a step of it is "
+    "ambiguous (it goes on when a person resumes it)",
     ("failed", "exhausted"): "the last attempt failed",
     ("failed", "permanent"): "the error was one that no other attempt would mend",
     ("failed", "poison"): "it brought down its process, or the daemon, three times",
     ("failed", "timeout"): "the last attempt took too long",
     ("failed", "dependency"): "a job it depends on failed",
-    ("failed", "deadline"): "it did not end in time",
+    ("failed", "deadline"): "it was not done by its deadline, wherever it stood",
     ("cancelled", "user"): "a person, a program, its own code, or a caller who hung up",
     ("cancelled", "deadline"): "it did not start in time",
     ("cancelled", "dependency"): "a job it depends on did not complete",
     ("cancelled", "superseded"): "a newer job took its place",
 }
 
-RESERVED: Final = frozenset(
-    {("waiting", reason) for reason in REASONS["waiting"]}
-    | {("paused", "user"), ("failed", "dependency"), ("failed", "deadline")}
-    | {("cancelled", "deadline"), ("cancelled", "dependency"), ("cancelled", "superseded")}
-)
+RESERVED: Final = frozenset({("failed", "dependency"), ("cancelled", "deadline"), ("cancelled", "superseded")})
 """Reasons that the database takes and nothing gives yet."""
+
+LIMITS: Final = {
+    "MAX_PAYLOAD": "bytes of a job's arguments, of its data, and of what a signal brings",
+    "MAX_RESULT": "bytes of a job's result, and of the output of a step",
+    "MAX_BATCH": "jobs of one batch",
+    "MAX_EDGES": "jobs that one job depends on",
+    "MAX_STEPS": "steps of one job; sleeps, waits and children count too",
+    "MAX_SIGNALS": "signals of one job that it has not taken yet",
+    "MAX_SNOOZES": "times that a job may ask to go on later; with the next one it fails",
+    "MAX_LOG_LINES": "lines of a job's log that are kept, the last ones",
+}
 
 EXITS: Final = {
     "EXIT_OK": "it went well",
@@ -103,6 +112,10 @@ SECTIONS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("[kinds.NAME]", config.KindSettings),
     ("[kinds.NAME] retry", config.RetrySettings),
     ("[queues.NAME]", config.QueueSettings),
+    ("[queues.NAME] rate", config.RateSettings),
+    ("[pools.NAME]", config.PoolSettings),
+    ("[schedules.NAME]", config.ScheduleSettings),
+    ("[retention]", config.RetentionSettings),
 )
 
 
@@ -114,8 +127,9 @@ def reference() -> str:
             "",
             "Written by `docs/make_reference.py` from the tables in the code. Change them, then run it.",
         ],
-        ["## States of a job", "", *states()],
+        ["## States of a job", "", *states(), "", *diagram()],
         ["## Reasons", "", "Those in brackets are known to the database, and nothing gives them yet.", "", *reasons()],
+        ["## Limits of a job", "", *limits()],
         ["## Settings", "", *settings()],
         ["## Operations", "", *operations()],
         ["## Error codes", "", *errors()],
@@ -149,6 +163,27 @@ def states() -> Iterator[str]:
     return table(("state", "the job", "ended", "may become"), map(row, MOVES))
 
 
+def diagram() -> Iterator[str]:
+    """Draw the moves; a job begins in the first three, or ends at once over a job that it depends on."""
+    yield "Every move there is, and no other: the database refuses them too."
+    yield ""
+    yield "```mermaid"
+    yield "stateDiagram-v2"
+    yield "    direction LR"
+    for state in ("pending", "waiting", "delayed", "cancelled"):
+        yield f"    [*] --> {state}"
+    for state, moves in MOVES.items():
+        for to in MOVES:
+            if to in moves:
+                yield f"    {state} --> {to}{': retry by hand' if state in ENDED else ''}"
+    yield "    completed --> [*]"
+    yield "```"
+
+
+def limits() -> Iterator[str]:
+    return table(("limit", "of"), ((f"{getattr(jobs, name):,}", told) for name, told in LIMITS.items()))
+
+
 def reasons() -> Iterator[str]:
     def row(state: str, reason: str) -> tuple[str, ...]:
         told = WHY[state, reason]
@@ -162,8 +197,9 @@ def settings() -> Iterator[str]:
     """Give one table a section; a time is text like "30s" or a number of seconds."""
     yield 'A time is text such as `"250ms"`, `"30s"`, `"5m"`, `"2h"`, `"7d"`, or a number of seconds.'
     for title, model in SECTIONS:
-        about = (model.__doc__ or "").strip().split("\n")[0].removeprefix(f"`{title}`: ")
-        yield from ("", f"### `{title}`", "", about[:1].upper() + about[1:], "")
+        paragraph = " ".join((model.__doc__ or "").partition("\n\n")[0].split())
+        about = paragraph.removeprefix(f"`{title}`: ")
+        yield from ("", f"### `{title}`", "", *wrap(about[:1].upper() + about[1:], 120), "")
         filled: dict[str, Any] = {}
         rows = []
         for name, field in model.model_fields.items():
@@ -181,7 +217,9 @@ def type_of(field: FieldInfo) -> str:
 
 
 def is_time(field: FieldInfo) -> bool:
-    return any(getattr(mark, "func", None) is config.parse_duration for mark in field.metadata)
+    """Tell whether a field is a time, or a time or nothing."""
+    inner = [mark for kind in get_args(field.annotation) for mark in getattr(kind, "__metadata__", ())]
+    return any(getattr(mark, "func", None) is config.parse_duration for mark in [*field.metadata, *inner])
 
 
 def word_of(kind: Any) -> str:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Renew one hash-pinned requirement file: core, dev, local or lock. No index address is written into it.
+# Renew one hash-pinned requirement file: core, dev, local, lock or peers. No index address is written into it.
 set -eu
 cd "$(dirname "$0")"
 uv() { ../.venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet "$@"; }
@@ -8,5 +8,6 @@ core) uv ../pyproject.toml -o core.txt ;;
 dev) uv ../pyproject.toml --group ../pyproject.toml:dev -c core.txt -o dev.txt ;;
 local) uv --no-deps local.in -o local.txt ;;
 lock) uv lock.in -o lock.txt ;;
-*) echo "usage: lock.sh core|dev|local|lock" >&2; exit 2 ;;
+peers) uv peers.in -c core.txt -o peers.txt ;;
+*) echo "usage: lock.sh core|dev|local|lock|peers" >&2; exit 2 ;;
 esac

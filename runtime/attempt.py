@@ -1,36 +1,43 @@
 """An attempt at a job as its runner sees it: on the board while it runs, and what its end means."""
 
 import math
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
 from runtime.core.ref import Ref
 from runtime.errors import MailboxFull, UnderstudyError, problem
-from runtime.outcomes import Cancel, Fail, Retry, Snooze
+from runtime.outcomes import Cancel, Fail, Retry, Snooze, WaitTimeout
 from runtime.outcomes import Outcome as Said
-from schemas.base import Message
+from schemas.base import AnyMessage
 from schemas.errors import ErrorClass, Problem
-from schemas.jobs import Lease, Outcome
+from schemas.jobs import Fence, Outcome
 
 MAX_ERROR_TEXT: Final = 2000
 LONGEST_WAIT: Final = 366 * 86_400.0
 
 
 class Attempt:
-    """One attempt that runs in this daemon: a scope that ends it, by a wish (`Board.cancel`) or by its own deadline.
+    """One attempt that runs in this daemon: a scope that ends it, for one of four reasons.
 
-    Entered, it stands on the board; left, it is gone, and the cancellation that either of them sent is swallowed.
+    A wish (`Board.cancel`), a lost lease (`Board.lose`), its own deadline, or its silence: with *heartbeat* seconds
+    something must be heard of it (`alive`) at least that often, which `watch` sees to. Entered, it stands on the
+    board; left, it is gone, and the cancellation that any of them sent is swallowed.
     """
 
-    __slots__ = ("_board", "lease", "scope", "wished")
+    __slots__ = ("_board", "_heard", "heartbeat", "lease", "lost", "scope", "silent", "wished")
 
-    def __init__(self, board: dict[str, "Attempt"], lease: Lease, seconds: float | None) -> None:
+    def __init__(
+        self, board: dict[str, "Attempt"], lease: Fence, seconds: float | None, heartbeat: float | None
+    ) -> None:
         self._board = board
         self.lease = lease
-        self.wished = False
-        self.scope = anyio.CancelScope(deadline=math.inf if seconds is None else anyio.current_time() + seconds)
+        self.heartbeat = heartbeat
+        self.wished = self.lost = self.silent = False
+        self._heard = now = anyio.current_time()
+        self.scope = anyio.CancelScope(deadline=math.inf if seconds is None else now + seconds)
 
     def __enter__(self) -> "Attempt":
         self._board[self.lease.id] = self
@@ -45,14 +52,37 @@ class Attempt:
         return self.scope.__exit__(kind, error, trace)
 
     @property
+    def ending(self) -> bool:
+        """Whether it was told to end, for whatever reason but its deadline."""
+        return self.wished or self.lost or self.silent
+
+    @property
     def cancelled(self) -> bool:
         """Whether a wish is what ended it; one that was done before the wish reached it is not cancelled."""
         return self.wished and self.scope.cancelled_caught
 
     @property
     def timed_out(self) -> bool:
-        """Whether its own deadline ended it."""
-        return not self.wished and self.scope.cancelled_caught
+        """Whether its own deadline or its silence ended it."""
+        return not (self.wished or self.lost) and self.scope.cancelled_caught
+
+    def alive(self) -> None:
+        """Note that something was heard of it."""
+        self._heard = anyio.current_time()
+
+    async def watch(self) -> None:
+        """End it once nothing was heard of it for `heartbeat` seconds."""
+        assert self.heartbeat is not None
+        while (until := self._heard + self.heartbeat) > anyio.current_time():  # noqa: ASYNC110  # waking it at each
+            # sign of life would cost more than to look once in a heartbeat
+            await anyio.sleep_until(until)
+        self.silent = True
+        self.scope.cancel()
+
+    def lose(self) -> None:
+        """End it because the job is another attempt's by now: nothing it says counts any more."""
+        self.lost = True
+        self.scope.cancel()
 
 
 class Board:
@@ -62,9 +92,12 @@ class Board:
         self._attempts: dict[str, Attempt] = {}
         self._early: dict[str, int] = {}
 
-    def running(self, lease: Lease, seconds: float | None = None) -> Attempt:
-        """Return the attempt of *lease*, to be entered; *seconds* is the time it may take."""
-        attempt = Attempt(self._attempts, lease, seconds)
+    def running(self, lease: Fence, seconds: float | None = None, heartbeat: float | None = None) -> Attempt:
+        """Return the attempt of *lease*, to be entered.
+
+        *seconds* is the time it may take, *heartbeat* how many seconds it may be silent.
+        """
+        attempt = Attempt(self._attempts, lease, seconds, heartbeat)
         if self._early and self._early.pop(lease.id, None) == lease.epoch:
             attempt.wished = True
             attempt.scope.cancel()
@@ -82,12 +115,20 @@ class Board:
         attempt.scope.cancel()
         return True
 
+    def lose(self, job: str, epoch: int) -> bool:
+        """End the attempt *epoch* of *job*, whose lease is lost; return whether it runs."""
+        attempt = self._attempts.get(job)
+        if attempt is None or attempt.lease.epoch != epoch:
+            return False
+        attempt.lose()
+        return True
+
     def over(self, job: str) -> None:
         """Forget a wish that found no attempt: *job* has ended, or begins anew."""
         self._early.pop(job, None)
 
 
-async def tell_surely(ref: Ref, message: Message) -> None:
+async def tell_surely(ref: Ref, message: AnyMessage) -> None:
     """Tell *ref* what must not be lost: where its mailbox is full, wait for room, though the work is being cancelled.
 
     Raises what `Ref.tell` raises.
@@ -102,6 +143,9 @@ async def tell_surely(ref: Ref, message: Message) -> None:
 STOPPED: Final = Outcome(ok=False, refund=True)
 """What remains true of an attempt that the daemon's stop cut off: it does not count."""
 
+LOST: Final = Outcome(ok=False, refund=True, error=problem("job.lease_lost"), error_class="lost")
+"""The job is another attempt's: this one writes nothing, and its worker has room again."""
+
 CANCELLED: Final = Outcome(ok=False, error=problem("job.cancelled"), error_class="cancelled")
 
 _SAID: Final[dict[type[Exception], ErrorClass]] = {Fail: "permanent", Cancel: "cancelled"}
@@ -109,6 +153,8 @@ _SAID: Final[dict[type[Exception], ErrorClass]] = {Fail: "permanent", Cancel: "c
 
 def outcome_of(error: Exception) -> Outcome:
     """Return the outcome for what the work raised."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     match error:
         case Snooze():
             return Outcome(ok=False, snooze=True, retry_after_ms=millis(error.seconds))
@@ -117,11 +163,30 @@ def outcome_of(error: Exception) -> Outcome:
             return Outcome(ok=False, error=failure(error), error_class="transient", retry_after_ms=wait)
         case Fail() | Cancel():
             return Outcome(ok=False, error=failure(error), error_class=_SAID[type(error)])
+        case WaitTimeout():
+            return Outcome(ok=False, error=failure(error), error_class="timeout")
         case UnderstudyError():
             wait = None if error.retry_after is None else millis(error.retry_after)
             return Outcome(ok=False, error=error.problem(), error_class=error.error_class, retry_after_ms=wait)
         case _:
             return Outcome(ok=False, error=failure(error), error_class="bug")
+
+
+def outcome_of_suspension(says: Mapping[str, Any]) -> Outcome:
+    """Return the outcome for an attempt that was suspended (`runtime.outcomes.Suspended.says`).
+
+    Raises ValueError for what no context says: it may come from a process of the user's.
+    """
+    match says:
+        case {"snooze": True, "retry_after_ms": int(wait)} if wait >= 0:
+            return Outcome(ok=False, snooze=True, retry_after_ms=wait)
+        case {"waits": str(name), "wait_until": int() | None as until}:
+            return Outcome(ok=False, waits=name, wait_until=until)
+        case {"pause": True}:
+            return Outcome(ok=False, pause=True)
+        case {"hold": True, "code": "job.step_ambiguous" as code, "detail": str(detail), "step": str(step)}:
+            return Outcome(ok=False, hold=True, error=problem(code, detail[:MAX_ERROR_TEXT], data={"step": step}))
+    raise ValueError("an attempt cannot be suspended so")
 
 
 def millis(seconds: float) -> int:

@@ -2,10 +2,15 @@
 
 import os
 import random as _random
+import struct
 import time
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Final, Protocol
 
 import anyio
+
+RANDS: Final = 512
+"""Random numbers that are fetched at a time."""
 
 
 class Clock(Protocol):
@@ -34,6 +39,7 @@ class SystemClock:
     def __init__(self) -> None:
         self._last_ms = 0
         self._counter = 0
+        self._rands: Iterator[tuple[int]] = iter(())
 
     def now(self) -> int:
         return time.time_ns() // 1_000_000
@@ -52,7 +58,10 @@ class SystemClock:
                 self._counter = 0
         else:
             self._last_ms, self._counter = ms, 0
-        return format_uuid7(self._last_ms, self._counter, int.from_bytes(os.urandom(8), "big"))
+        for (rand,) in self._rands:
+            return format_uuid7(self._last_ms, self._counter, rand)
+        self._rands = struct.iter_unpack("Q", os.urandom(8 * RANDS))  # one call to the system for many ids
+        return format_uuid7(self._last_ms, self._counter, next(self._rands)[0])
 
     def random(self) -> float:
         return _random.random()  # noqa: S311  # jitter, not a secret
@@ -63,7 +72,7 @@ class VirtualClock:
 
     def __init__(self, seed: int = 0, start_ms: int = 1_700_000_000_000) -> None:
         self._random = _random.Random(seed)  # noqa: S311  # reproducible on purpose
-        self._start_ms = start_ms
+        self._start_ms = self._first_ms = start_ms
         self._origin: float | None = None
         self._count = 0
 
@@ -73,12 +82,18 @@ class VirtualClock:
             self._origin = at
         return self._start_ms + round((at - self._origin) * 1000)
 
+    def step(self, ms: int) -> None:
+        """Set the wall clock forward or back by *ms*; monotonic time does not notice. A sleep of the machine looks the
+        same.
+        """
+        self._start_ms += ms
+
     def monotonic(self) -> float:
         return anyio.current_time()
 
     def new_id(self) -> str:
         self._count += 1
-        return format_uuid7(self._start_ms + self._count // 0x1000, self._count % 0x1000, self._random.getrandbits(64))
+        return format_uuid7(self._first_ms + self._count // 0x1000, self._count % 0x1000, self._random.getrandbits(64))
 
     def random(self) -> float:
         return self._random.random()
@@ -86,6 +101,6 @@ class VirtualClock:
 
 def format_uuid7(ms: int, counter: int, rand: int) -> str:
     """Lay out *ms*, a 12 bit *counter* and 62 bits of *rand* as a UUIDv7."""
-    high = f"{ms & 0xFFFFFFFFFFFF:012x}"
-    low = f"{0x8000000000000000 | (rand & 0x3FFFFFFFFFFFFFFF):016x}"
-    return f"{high[:8]}-{high[8:]}-7{counter & 0xFFF:03x}-{low[:4]}-{low[4:]}"
+    text = f"{(ms & 0xFFFFFFFFFFFF) << 16 | 0x7000 | counter & 0xFFF:016x}"
+    low = f"{0x8000000000000000 | rand & 0x3FFFFFFFFFFFFFFF:016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:]}-{low[:4]}-{low[4:]}"

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,11 @@ from runtime.config_hints import hint, message
 from runtime.config_report import Mistake, cover, dotted, render
 from runtime.config_spans import Loc, Place, Span, nearest, scan
 from runtime.config_variables import Variables
-from runtime.errors import ConfigError, ConfigInvalid, ConfigNotFound
+from runtime.cron import Cron
+from runtime.errors import ConfigError, ConfigInvalid, ConfigNotFound, ScheduleInvalid
 from runtime.trust import check_trust
 from schemas.codes import CODES, EXIT_OK, EXIT_USAGE
-from schemas.config import BUILTIN_PROVIDERS, PROVIDER_TYPES, Settings
+from schemas.config import BUILTIN_KINDS, BUILTIN_PROVIDERS, MESSAGE_KINDS, PROVIDER_TYPES, Settings
 
 __all__ = ["Changes", "Loaded", "Mistake", "check_trust", "diff", "find", "load", "main", "render"]
 
@@ -96,6 +97,7 @@ def diff(old: Settings, new: Settings) -> Changes:
     """
     both = old.agents.keys() & new.agents.keys()
     restart = [f"runtime.{key}" for key in type(old.runtime).model_fields if _differs(old.runtime, new.runtime, key)]
+    restart += [f"pools.{name}" for name in _changed(old.pools, new.pools)]
     return Changes(
         added=tuple(sorted(new.agents.keys() - both)),
         removed=tuple(sorted(old.agents.keys() - both)),
@@ -152,10 +154,8 @@ def _validate(data: dict[str, Any], variables: Variables) -> tuple[Settings | No
     verbatim: set[str] = set()
     while True:
         merged = variables.apply(data, verbatim)
-        names = merged.get("providers")
-        known = {*BUILTIN_PROVIDERS, *(names if isinstance(names, dict) else ())}
         try:
-            return Settings.model_validate(merged, context={"providers": known}), []
+            return Settings.model_validate(merged, context=_known(merged)), []
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False)
         texts = [_loc(one) for one in errors if one["type"] == "string_type"]
@@ -164,6 +164,30 @@ def _validate(data: dict[str, Any], variables: Variables) -> tuple[Settings | No
             # That one field could not get its default because of another's mistake is no mistake of its own.
             return None, [one for one in errors if one["type"] != "default_factory_not_called"]
         verbatim |= wanted
+
+
+def _known(merged: dict[str, Any]) -> dict[str, Any]:
+    """Return what the schema is to check names, cron texts and time zones with."""
+
+    def names(table: str) -> Iterable[str]:
+        found = merged.get(table)
+        return found if isinstance(found, dict) else ()
+
+    return {
+        "providers": {*BUILTIN_PROVIDERS, *names("providers")},
+        "kinds": {*BUILTIN_KINDS, *MESSAGE_KINDS, *names("kinds")},
+        "cron": lambda text: _fault(text, "UTC"),
+        "tz": lambda name: _fault("@daily", name),
+    }
+
+
+def _fault(cron: str, tz: str) -> str:
+    """Return what is wrong with *cron* in *tz*; nothing where it is well."""
+    try:
+        Cron.parse(cron, tz)
+    except ScheduleInvalid as error:
+        return error.detail
+    return ""
 
 
 def _loc(error: ErrorDetails) -> Loc:

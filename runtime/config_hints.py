@@ -10,6 +10,7 @@ from runtime.config_spans import Loc
 from schemas.config import Settings
 
 NAME_RULE: Final = "a name starts with a lower-case letter; lower-case letters, digits and _ . - follow, 64 at most"
+TAG_RULE: Final = "a tag starts with a letter or a digit; letters, digits and _ . : / - follow, 64 at most"
 
 
 def message(error: ErrorDetails, loc: Loc) -> str:
@@ -27,6 +28,10 @@ def message(error: ErrorDetails, loc: Loc) -> str:
             return NAME_RULE
         case "string_pattern_mismatch" if loc[-1] in ("actor", "run"):
             return "write module:name, such as jobs:resize"
+        case "string_pattern_mismatch" if "tags" in loc:
+            return TAG_RULE
+        case "string_pattern_mismatch" if "queue" in loc or "queues" in loc:
+            return NAME_RULE
     return error["msg"]
 
 
@@ -35,7 +40,7 @@ def hint(error: ErrorDetails, loc: Loc) -> str:
     match error["type"]:
         case "extra_forbidden":
             return meant(str(loc[-1]), keys_at(loc[:-1]))
-        case "unknown_provider":
+        case "unknown_provider" | "unknown_kind":
             return meant(error["ctx"]["given"], error["ctx"]["known"])
         case "secret_literal":
             name = str(loc[1]).upper().replace("-", "_").replace(".", "_") if len(loc) > 1 else "OPENAI"

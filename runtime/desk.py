@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -18,8 +18,11 @@ from schemas.agents import Say
 from schemas.base import Message, Request
 from schemas.errors import Problem
 from schemas.events import Event, StreamPart
-from schemas.jobs import ENDED, CancelJob, JobView, NewJob, SubmitJob, Submitted
+from schemas.jobs import ENDED, CancelJob, JobView, NewJob, SubmitJob, SubmitJobs, Submitted
 from schemas.system import ActorView, Health, HealthView, Hello, StatusView
+
+INTERRUPTED: Final = ("delayed", "requeued", "recovered", "lost", "waiting", "held")
+"""Events of a job after which somebody who waits for its answer has to be patient."""
 
 
 class Desk:
@@ -89,6 +92,7 @@ class Desk:
             queues={
                 name: {s: n for s, n in counts.copy().items() if n} for name, counts in house.counts.copy().items()
             },
+            repairs=house.repairs.copy(),
             loop_lag_ms=self.watchdog.lag_ms,
             blocked=self.watchdog.blocked,
         )
@@ -125,7 +129,7 @@ class Desk:
         return None
 
     def _check_open(self, message: Message) -> None:
-        if self.house.draining and isinstance(message, SubmitJob):
+        if self.house.draining and isinstance(message, SubmitJob | SubmitJobs):
             raise Draining("the daemon is stopping and takes no new work", retry_after=5.0)
 
     async def _submit(self, ref: Ref, message: Message, key: str | None) -> Submitted:
@@ -249,8 +253,8 @@ class Conversation:
             return StreamPart(kind="restarted" if again else "started", data=event.data)
         if event.type == "turn.token":
             self.said += event.data["text"]
-        if event.type.startswith("turn.") or kind in ("delayed", "requeued", "recovered"):
-            return StreamPart(kind="waiting" if kind in ("delayed", "requeued", "recovered") else kind, data=event.data)
+        if event.type.startswith("turn.") or kind in INTERRUPTED:
+            return StreamPart(kind="waiting" if kind in INTERRUPTED else kind, data=event.data)
         return None
 
     def end(self, view: JobView) -> list[StreamPart]:
@@ -273,7 +277,9 @@ def problem_of(view: JobView) -> Problem:
     """Return why a job did not complete."""
     if view.error is not None:
         return view.error
-    code = "job.cancelled" if view.status == "cancelled" else "job.failed"
+    code = {"deadline": "job.deadline", "dependency": "job.dependency"}.get(view.reason or "")
+    if code is None:
+        code = "job.cancelled" if view.status == "cancelled" else "job.failed"
     return problem(code, f"job {view.id} is {view.status}: {view.reason}")
 
 

@@ -1,9 +1,16 @@
-"""Every exception of the product as one tree: code, status and retry flag sit on the class."""
+"""Every exception of the product as one tree: code, status and retry flag sit on the class.
 
-from typing import Any, ClassVar
+Pydantic is imported when the first problem is built and not before: a child process pays 60 ms for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from schemas.codes import CODES
-from schemas.errors import ErrorClass, Problem
+
+if TYPE_CHECKING:
+    from schemas.errors import ErrorClass, Problem
 
 
 class UnderstudyError(Exception):
@@ -44,6 +51,8 @@ def problem(
     data: dict[str, Any] | None = None,
 ) -> Problem:
     """Build the `Problem` of *code*; status, title, hint and retry flag come from the table of codes."""
+    from schemas.errors import Problem
+
     entry = CODES[code]
     return Problem(
         code=code,
@@ -283,6 +292,99 @@ class JobCancelled(UnderstudyError):
 
     code: ClassVar[str] = "job.cancelled"
     error_class: ClassVar[ErrorClass] = "cancelled"
+
+
+class UnknownParent(UnderstudyError):
+    """There is no job of the id that another is to depend on, or to be a part of."""
+
+    code: ClassVar[str] = "job.unknown_parent"
+
+
+class JobCycle(UnderstudyError):
+    """Jobs of a batch wait for one another; `data["path"]` has their refs."""
+
+    code: ClassVar[str] = "job.cycle"
+
+
+class BatchInvalid(UnderstudyError):
+    """A batch has a ref twice, or names one that it does not have."""
+
+    code: ClassVar[str] = "job.batch_invalid"
+
+
+class SignalRefused(UnderstudyError):
+    """The job has ended, or too many signals wait for it already."""
+
+    code: ClassVar[str] = "job.signal_refused"
+
+
+class QueueDraining(UnderstudyError):
+    """The queue runs what is in it and takes nothing new."""
+
+    code: ClassVar[str] = "queue.draining"
+
+
+class WorkerNotFound(UnderstudyError):
+    """There is no worker of a pool with this name."""
+
+    code: ClassVar[str] = "worker.not_found"
+
+
+class PoolNotFound(UnderstudyError):
+    """There is no pool of this name."""
+
+    code: ClassVar[str] = "pool.not_found"
+
+
+class StepRepeated(UnderstudyError):
+    """A second step of the same name within one attempt: which of them is on record could not be told."""
+
+    code: ClassVar[str] = "job.step_repeated"
+
+
+class StepAmbiguous(UnderstudyError):
+    """An earlier attempt began the step and did not live to say how it ended, and it must not be run twice."""
+
+    code: ClassVar[str] = "job.step_ambiguous"
+
+
+class StepUnfit(UnderstudyError):
+    """A step's output is over 1 MiB, or nothing that JSON can say."""
+
+    code: ClassVar[str] = "job.step_unfit"
+
+
+class TooManySteps(UnderstudyError):
+    """The job has 10,000 steps on record already."""
+
+    code: ClassVar[str] = "job.too_many_steps"
+
+
+# -- schedules ---------------------------------------------------------------------------------------------------------
+
+
+class ScheduleInvalid(UnderstudyError):
+    """The cron text or the time zone means nothing; `data["field"]` is `cron` or `tz`."""
+
+    code: ClassVar[str] = "schedule.invalid"
+
+
+class ScheduleNotFound(UnderstudyError):
+    """There is no schedule of this name."""
+
+    code: ClassVar[str] = "schedule.not_found"
+
+
+class ScheduleExists(UnderstudyError):
+    """There is a schedule of this name already."""
+
+    code: ClassVar[str] = "schedule.exists"
+
+
+class ScheduleFromConfig(UnderstudyError):
+    """The configuration defines this schedule, so it is changed and removed there."""
+
+    code: ClassVar[str] = "schedule.from_config"
 
 
 # -- store -------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What every part of one running daemon shares, and what it publishes for the control thread to read."""
 
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from runtime.clock import Clock
 from runtime.config import Loaded
 from runtime.events import EventBus
 from runtime.secrets import Redactor
-from runtime.store.port import JobRow, Store
+from runtime.store.port import JobRow, Move, Store
 from schemas.jobs import NewJob
 
 
@@ -24,6 +25,8 @@ class House:
     board          the attempts that run in this daemon
     counts         jobs by queue and status, kept by the queue actor
     workers        how many jobs each worker holds, kept by the queue actor
+    repairs        how often each thing had to be put right since the start; nothing, where all is well
+    on_moves       who is told by the store which jobs moved: the queue that lives now
     store_trouble  why the store refuses writes, None while it takes them
     draining       the daemon stops: nothing new is taken in and nothing more is started
     """
@@ -38,9 +41,12 @@ class House:
     prepare: Callable[[NewJob, str, int], JobRow]
     board: Board = field(default_factory=Board)
     pid: int = field(default_factory=os.getpid)
+    host: str = field(default_factory=socket.gethostname)
     started_at: int = 0
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     workers: dict[str, int] = field(default_factory=dict)
+    repairs: dict[str, int] = field(default_factory=dict)
+    on_moves: Callable[[Sequence[Move]], None] | None = None
     store_trouble: str | None = None
     draining: bool = False
 
@@ -48,3 +54,8 @@ class House:
         """Note that *change* more jobs of *queue* have *status*. Other threads only ever copy the result."""
         of_queue = self.counts.setdefault(queue, {})
         of_queue[status] = of_queue.get(status, 0) + change
+
+    def moved(self, moves: Sequence[Move]) -> None:
+        """Tell the queue which jobs moved."""
+        if self.on_moves is not None:
+            self.on_moves(moves)

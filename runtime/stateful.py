@@ -52,11 +52,10 @@ from schemas.agents import AgentState, Answered, Say
 from schemas.base import MESSAGE_TYPES, Message
 from schemas.jobs import (
     MAX_RESULT,
-    Assignment,
-    JobAdded,
+    Claimed,
+    Fence,
     JobEnded,
     JobSettled,
-    Lease,
     NewJob,
     Outcome,
     RunJob,
@@ -193,7 +192,7 @@ class StatefulActor(Actor):
             await self._commit()
         except Exception as error:
             if isinstance(envelope.message, RunJob):  # its handler went well and so reported nothing
-                await self._report(envelope.message.assignment.lease, outcome_of(error))
+                await self._report(envelope.message.job, outcome_of(error))
             raise
         return result
 
@@ -222,7 +221,7 @@ class StatefulActor(Actor):
         self._good = state
         if changed:
             self._version, self._saved = results[0], state
-        await self._tell_queue(changes, results)
+        await self._tell_queue(changes)
 
     def _save(self, state: str) -> port.SaveState:
         return port.SaveState(
@@ -235,37 +234,30 @@ class StatefulActor(Actor):
             now=self.house.clock.now(),
         )
 
-    async def _tell_queue(self, changes: list[port.Change], results: list[Any]) -> None:
-        """The queue did not see this commit; it learns what it must know."""
+    async def _tell_queue(self, changes: list[port.Change]) -> None:
+        """The queue did not see this commit; what moved it hears from the store, and here that there is room again."""
         queue = self.ctx.actor("queue")
-        for change, result in zip(changes, results, strict=True):
+        for change in changes:
             if isinstance(change, port.FinishJobs):
-                for finish, finished in zip(change.finishes, result, strict=True):
-                    await tell_surely(queue, JobSettled(lease=lease_of(finish.fence), status=finished.status))
-            elif isinstance(change, port.InsertJobs):
-                row, inserted = change.jobs[0], result[0]
-                if not inserted.existing and not inserted.conflict:
-                    added = JobAdded(
-                        queue=row.queue, lane=row.lane, status=inserted.status, execute_after=row.execute_after
-                    )
-                    await tell_surely(queue, added)
+                for finish in change.finishes:
+                    await tell_surely(queue, JobSettled(finish.fence))
 
     # -- durable messages --------------------------------------------------------------------------------------------
 
     def blame(self, envelope: Envelope) -> str | None:
         """A crash over a durable message spends the message's attempts, and counts once against the actor."""
-        return envelope.message.assignment.lease.id if isinstance(envelope.message, RunJob) else None
+        return envelope.message.job.id if isinstance(envelope.message, RunJob) else None
 
     @handles
     async def run(self, message: RunJob) -> None:
         """Handle a durable message: the job ends in the commit of the state it changed."""
         if message.incarnation not in (0, self.ctx.incarnation):
             return
-        job = message.assignment
+        job = message.job
         outcome: Outcome | None = STOPPED
         try:
-            with self.house.board.running(job.lease) as attempt:
-                if attempt.wished:  # the wish was here before us
+            with self.house.board.running(job) as attempt:
+                if attempt.ending:  # the wish was here before us
                     await checkpoint_if_cancelled()
                 reply = await self._answer(job)
                 self.also(self._completed(job, reply))
@@ -287,20 +279,20 @@ class StatefulActor(Actor):
             raise crash from stray
         finally:
             if outcome is not None:
-                await self._report(job.lease, outcome)
+                await self._report(job, outcome)
 
     def _envelope(self) -> Envelope:
         envelope = self.ctx.envelope
         assert envelope is not None
         return envelope
 
-    async def _report(self, lease: Lease, outcome: Outcome) -> None:
+    async def _report(self, lease: Fence, outcome: Outcome) -> None:
         try:
-            await tell_surely(self.ctx.actor("queue"), JobEnded(lease=lease, outcome=outcome))
+            await tell_surely(self.ctx.actor("queue"), JobEnded(lease, outcome))
         except (ActorStopped, NoSuchActor):
             return  # the queue is gone; when it is back it takes the job from the database
 
-    async def _answer(self, job: Assignment) -> Any:
+    async def _answer(self, job: Claimed) -> Any:
         """Return what the handler of the message inside *job* returns."""
         message = decode(job)
         table = table_of(type(self), Actor)
@@ -313,30 +305,24 @@ class StatefulActor(Actor):
         kind, method = route
         return await method(self, message) if kind == ASYNC else method(self, message)
 
-    def _completed(self, job: Assignment, reply: Any) -> port.FinishJobs:
-        if job.args.get("type", Say.TYPE) == Say.TYPE:
+    def _completed(self, job: Claimed, reply: Any) -> port.FinishJobs:
+        if json.loads(job.args).get("type", Say.TYPE) == Say.TYPE:
             reply = Answered(text="" if reply is None else str(reply), conversation=job.conversation or "main")
         result = ANY.dump_json(reply)
         if len(result) > MAX_RESULT:
             raise ResultTooLarge(f"the result has {len(result)} bytes; at most {MAX_RESULT} are kept")
-        finish = port.Finish(job.lease, "completed", result=result.decode())
+        finish = port.Finish(job, "completed", result=result.decode())
         return port.FinishJobs((finish,), self.house.clock.now(), strict=True)
 
 
-def decode(job: Assignment) -> Message:
+def decode(job: Claimed) -> Message:
     """Return the message inside an agent's job. Raises UnknownMessageType, RequestInvalid."""
-    name = job.args.get("type", Say.TYPE)
+    args = json.loads(job.args)
+    name = args.get("type", Say.TYPE)
     message_type = MESSAGE_TYPES.get(name)
     if message_type is None:
         raise UnknownMessageType(f"there is no message type {name!r}", type=name)
     try:
-        return message_type.model_validate_json(json.dumps(job.args.get("message", {})))
+        return message_type.model_validate_json(json.dumps(args.get("message", {})))
     except ValidationError as error:
         raise RequestInvalid(f"the message {name} is not valid: {error.error_count()} mistakes", type=name) from None
-
-
-def lease_of(fence: port.Fence) -> Lease:
-    """Return the lease that a fence names."""
-    if isinstance(fence, Lease):
-        return fence
-    return Lease(seq=fence.seq, id=fence.id, epoch=fence.epoch, worker=fence.worker, boot=fence.boot)

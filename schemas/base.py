@@ -82,6 +82,30 @@ MESSAGE_TYPES: dict[str, type[Message]] = {}
 """Every message class by its stable name."""
 
 
+class PlainMessage:
+    """A message that never leaves the process and is made for every job: a dataclass with slots, without validation.
+
+    `@dataclass(slots=True) class Done(PlainMessage, type="demo.done")`: to the kernel it is a `Message` like any other.
+    """
+
+    __slots__ = ()
+
+    TYPE: ClassVar[str] = "message"
+    VERSION: ClassVar[int] = 1
+    PUBLIC: ClassVar[bool] = False
+    DURABLE: ClassVar[bool] = False
+    OVERFLOW: ClassVar[Overflow] = "wait"
+
+    def __init_subclass__(cls, *, type: str = "", overflow: Overflow = "wait") -> None:  # noqa: A002
+        super().__init_subclass__()
+        if type:  # a dataclass with slots is made twice, the second time without the words of the class line
+            cls.TYPE, cls.OVERFLOW = type, overflow
+
+
+AnyMessage: TypeAlias = Message | PlainMessage
+"""What may be put in a mailbox."""
+
+
 class Request(Message, Generic[R]):
     """A message that is answered: `class Add(Request[int])` makes `await ref.ask(Add(n=1))` an `int`."""
 

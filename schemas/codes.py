@@ -127,6 +127,13 @@ CODES: Final[dict[str, Code]] = {
     "job.timeout": Code(
         504, True, EXIT_TIMEOUT, "The attempt took too long", "Raise --timeout, or make the job smaller."
     ),
+    "job.deadline": Code(
+        504,
+        False,
+        EXIT_TIMEOUT,
+        "The job was not done by its deadline",
+        "Give it more time with --deadline, or more workers.",
+    ),
     "job.cancelled": Code(
         409, False, EXIT_FAILED, "The job was cancelled", "`understudy jobs retry ID` runs it again."
     ),
@@ -143,7 +150,92 @@ CODES: Final[dict[str, Code]] = {
     "job.lease_lost": Code(
         409, False, EXIT_FAILED, "Another attempt owns this job now", "Nothing to do: the newer attempt counts."
     ),
+    "job.step_repeated": Code(
+        409,
+        False,
+        EXIT_FAILED,
+        "Two steps of one attempt have the same name",
+        "Give each step a name of its own; in a loop put the number into it.",
+    ),
+    "job.step_ambiguous": Code(
+        409,
+        False,
+        EXIT_FAILED,
+        "Nobody knows whether a step was done",
+        "Find out whether it took effect; `understudy jobs resume ID` or `jobs retry ID` runs it again.",
+    ),
+    "job.step_unfit": Code(
+        413,
+        False,
+        EXIT_FAILED,
+        "The output of a step cannot be kept",
+        "Return what JSON can say, at most 1 MiB; write more to a file and return its path.",
+    ),
+    "job.too_many_steps": Code(
+        409,
+        False,
+        EXIT_FAILED,
+        "The job has too many steps",
+        "Do more in one step, or share the work out to more jobs.",
+    ),
+    "job.unknown_parent": Code(
+        404, False, EXIT_NOT_FOUND, "There is no job to depend on", "`understudy jobs ls` shows the latest."
+    ),
+    "job.cycle": Code(
+        400, False, EXIT_USAGE, "These jobs wait for one another", "Take out one of the edges that `data.path` names."
+    ),
+    "job.batch_invalid": Code(
+        400, False, EXIT_USAGE, "The batch is not valid", "Give each `ref` once, and name only those of the batch."
+    ),
+    "job.signal_refused": Code(
+        409, False, EXIT_FAILED, "The job takes no signal", "`understudy jobs show ID` tells how it stands."
+    ),
+    "job.signal_timeout": Code(
+        504,
+        True,
+        EXIT_TIMEOUT,
+        "The signal did not come in time",
+        "Send it with `understudy jobs signal ID NAME`, then `understudy jobs retry ID`.",
+    ),
+    "job.dependency": Code(
+        409,
+        False,
+        EXIT_FAILED,
+        "A job that this one depends on did not complete",
+        "`understudy why ID` names it, and says how both are taken back.",
+    ),
+    "job.not_pausable": Code(
+        409, False, EXIT_FAILED, "The job can no longer be held", "`understudy jobs show ID` tells how it ended."
+    ),
+    "queue.draining": Code(
+        503, True, EXIT_TEMPORARY, "The queue takes no new jobs", "`understudy queues resume QUEUE` opens it again."
+    ),
+    "worker.not_found": Code(
+        404, False, EXIT_NOT_FOUND, "There is no such worker", "`understudy workers ls` shows all."
+    ),
+    "pool.not_found": Code(404, False, EXIT_NOT_FOUND, "There is no such pool", "See `data.known`."),
     "queue.not_found": Code(404, False, EXIT_NOT_FOUND, "There is no such queue", "See `data.known`."),
+    # schedules
+    "schedule.invalid": Code(
+        400,
+        False,
+        EXIT_USAGE,
+        "The schedule is not valid",
+        'Write cron = "minute hour day month weekday" and tz = "Europe/Berlin".',
+    ),
+    "schedule.not_found": Code(
+        404, False, EXIT_NOT_FOUND, "There is no such schedule", "`understudy schedules ls` shows all."
+    ),
+    "schedule.exists": Code(
+        409, False, EXIT_FAILED, "There is a schedule of this name", "Use another name, or replace it on purpose."
+    ),
+    "schedule.from_config": Code(
+        409,
+        False,
+        EXIT_FAILED,
+        "The schedule is defined in the configuration",
+        "Change [schedules.NAME] in config.toml, then `understudy reload`.",
+    ),
     # store
     "store.full": Code(
         507, True, EXIT_TEMPORARY, "The disk is full", "Free some space; nothing was lost, reading goes on."

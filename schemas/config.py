@@ -17,13 +17,19 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from schemas.base import Model, Name
-from schemas.jobs import RetryPolicy
+from schemas.jobs import Rate, RetryPolicy, Tag
 
 BUILTIN_PROVIDERS: Final = ("local", "scripted")
 """Providers that need no table: a model in a process of our own, and the deterministic one."""
 
 BUILTIN_KINDS: Final = ("echo", "shell", "sleep")
 """Kinds of job that are always there and may not be defined again."""
+
+MESSAGE_KINDS: Final = ("agent.message",)
+"""Kinds of job that are always there and that an agent runs."""
+
+GENERAL_POOLS: Final = ("loop", "child")
+"""The two pools that are always there and serve every queue that has no pool of its own."""
 
 PROVIDER_TYPES: Final = ("openai", "local", "scripted")
 
@@ -116,6 +122,18 @@ def _new_kind(value: str) -> str:
 
 KindName: TypeAlias = Annotated[Name, AfterValidator(_new_kind)]
 
+
+def _new_pool(value: str) -> str:
+    if value in GENERAL_POOLS:
+        key = "pool" if value == "loop" else "child_pool"
+        raise PydanticCustomError(
+            "general_pool", f"the pool `{value}` is always there; its size is `{key}` under [runtime]"
+        )
+    return value
+
+
+PoolName: TypeAlias = Annotated[Name, AfterValidator(_new_pool)]
+
 Reference: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$")]
 """`module:name`, looked for in the folder of the configuration first, then among what is installed."""
 
@@ -137,6 +155,9 @@ class RuntimeSettings(Model):
     pool: int | None = Field(default=None, ge=1, le=10_000, description="in-loop workers; 4 for each core unless given")
     child_pool: int | None = Field(
         default=None, ge=1, le=1_000, description="jobs in processes of their own at once; one a core unless given"
+    )
+    max_active: int | None = Field(
+        default=None, ge=1, le=100_000, description="jobs that run at once, all queues together, agents' turns left out"
     )
     durability: Literal["full", "relaxed"] = Field(
         default="full",
@@ -275,6 +296,13 @@ class KindSettings(Model):
     max_attempts: int = Field(default=3, ge=1, le=1000, description="how often it is tried")
     retry: RetrySettings = Field(default_factory=RetrySettings, description="how the waits between attempts grow")
     queue: Name = Field(default="default", description="where its jobs wait unless the submitter says otherwise")
+    heartbeat_timeout: Duration | None = Field(
+        default=None, description="an attempt that reports nothing for this long is ended as timed out"
+    )
+    limit_key: str | None = Field(
+        default=None, min_length=1, max_length=255, description="jobs that share this key also share `limit_max`"
+    )
+    limit_max: int = Field(default=1, ge=1, le=100_000, description="how many jobs of the key may run at once")
 
     def retry_policy(self) -> RetryPolicy:
         """Return `max_attempts` and `retry` as the queue reads them."""
@@ -284,11 +312,104 @@ class KindSettings(Model):
         )
 
 
+class RateSettings(Model):
+    """How fast jobs of a queue may start; a bucket that is filled evenly and holds at most this much."""
+
+    requests: int | None = Field(default=None, ge=1, le=1_000_000, description="jobs that may start within the time")
+    tokens: int | None = Field(
+        default=None, ge=1, le=1_000_000_000, description="tokens they may use together, by their estimates"
+    )
+    per: Duration = Field(default=60_000, ge=100, le=86_400_000, description="the time both are for")
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> "RateSettings":
+        if self.requests is None and self.tokens is None:
+            raise PydanticCustomError("rate", "a rate needs `requests` or `tokens`")
+        return self
+
+    def rate(self) -> Rate:
+        """Return the rate as the queue reads it."""
+        return Rate(requests=self.requests, tokens=self.tokens, per_ms=self.per)
+
+
+class RetentionSettings(Model):
+    """How long jobs are kept after their end, and how many of them: all queues together but those with a table of their
+    own. A job with the tag `keep` is kept for good."""
+
+    completed: Duration = Field(default=7 * 86_400_000, description="how long completed and cancelled jobs are kept")
+    completed_max: int = Field(
+        default=50_000, ge=0, le=100_000_000, description="how many completed and how many cancelled ones at most"
+    )
+    failed: Duration = Field(default=30 * 86_400_000, description="how long failed jobs, the dead letter, are kept")
+    failed_max: int | None = Field(default=None, ge=0, le=100_000_000, description="how many of them at most")
+
+
 class QueueSettings(Model):
-    """`[queues.NAME]`: limits of a queue."""
+    """`[queues.NAME]`: limits of a queue, and what its jobs get that neither they nor their kind say."""
 
     max_active: int | None = Field(default=None, ge=1, le=100_000, description="jobs of this queue that run at once")
     paused: bool = Field(default=False, description="nothing of it starts")
+    rate: RateSettings | None = Field(default=None, description="how fast its jobs may start")
+    max_attempts: int | None = Field(default=None, ge=1, le=1000, description="for kinds that do not say")
+    retry: RetrySettings | None = Field(default=None, description="for kinds that do not say")
+    retention: RetentionSettings | None = Field(default=None, description="in place of [retention]")
+
+
+class PoolSettings(Model):
+    """`[pools.NAME]`: workers kept for some queues, so that nothing else takes their place. `loop` and `child` name
+    the two pools that are always there and serve every queue."""
+
+    lane: Literal["loop", "child"] = Field(
+        default="child", description="loop: in the daemon's event loop; child: in processes of their own"
+    )
+    size: int = Field(ge=1, le=10_000, description="how many workers")
+    queues: Annotated[tuple[Name, ...], Field(strict=False)] = Field(description="the queues they serve, and no other")
+
+    @field_validator("queues")
+    @classmethod
+    def _serve_something(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise PydanticCustomError("pool_queues", "a pool is kept for one queue at least")
+        return value
+
+
+class ScheduleSettings(Model):
+    """`[schedules.NAME]`: a job that is submitted again and again."""
+
+    cron: str = Field(min_length=1, max_length=200, description='when: "minute hour day month weekday", or @daily')
+    tz: str = Field(default="UTC", max_length=64, description='in which time zone, such as "Europe/Berlin"')
+    kind: str = Field(min_length=1, max_length=64, description="the kind of job")
+    args: dict[str, Any] = Field(default_factory=dict, description="its arguments")
+    queue: Name | None = Field(default=None, description="where it waits, unless that of its kind")
+    priority: int = Field(default=100, ge=0, le=1000, description="lower runs sooner")
+    tags: Annotated[tuple[Tag, ...], Field(strict=False)] = Field(
+        default=(), max_length=20, description="to find its jobs by"
+    )
+    catchup: Literal["skip", "one", "all"] = Field(
+        default="one", description="ticks missed while the daemon was away: none, the latest, or every one"
+    )
+    overlap: Literal["allow", "skip"] = Field(
+        default="allow", description="skip: no new job while the last one has not ended"
+    )
+    paused: bool = Field(default=False, description="it does not fire")
+
+    @field_validator("cron", "tz")
+    @classmethod
+    def _comes(cls, value: str, info: ValidationInfo) -> str:
+        # The loader hands in who can read it, for this layer knows pydantic and nothing else.
+        read = (info.context or {}).get(info.field_name)
+        if read is not None and (fault := read(value)):
+            raise PydanticCustomError(f"schedule_{info.field_name}", "{fault}", {"fault": fault})
+        return value
+
+    @field_validator("kind")
+    @classmethod
+    def _is_defined(cls, value: str, info: ValidationInfo) -> str:
+        known = (info.context or {}).get("kinds")
+        if known is not None and value not in known:
+            facts = {"given": value, "known": sorted(known)}
+            raise PydanticCustomError("unknown_kind", "no kind of this name is defined", facts)
+        return value
 
 
 class Settings(Model):
@@ -299,6 +420,9 @@ class Settings(Model):
     providers: dict[Name, ProviderSettings] = Field(default_factory=dict, description="where models are")
     kinds: dict[KindName, KindSettings] = Field(default_factory=dict, description="jobs that run functions of yours")
     queues: dict[Name, QueueSettings] = Field(default_factory=dict, description="limits of queues")
+    pools: dict[PoolName, PoolSettings] = Field(default_factory=dict, description="workers kept for some queues")
+    schedules: dict[Name, ScheduleSettings] = Field(default_factory=dict, description="jobs that come again and again")
+    retention: RetentionSettings = Field(default_factory=RetentionSettings, description="how long ended jobs are kept")
 
     @field_validator("providers", mode="before")
     @classmethod

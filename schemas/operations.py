@@ -18,6 +18,7 @@ class Operation(NamedTuple):
     request   the message's class; its fields come from the path, then the query (GET) or the body (POST)
     body      the field of the request that the whole body is, where it is not the request itself
     creates   takes an `Idempotency-Key`
+    max_body  bytes that its body may have, where that is more than usual
     """
 
     name: str
@@ -33,7 +34,18 @@ class Operation(NamedTuple):
     creates: bool = False
     errors: tuple[str, ...] = ()
     limit_per_second: int = 0
+    max_body: int = 0
 
+
+_REFUSED: Final = (
+    "job.unknown_kind",
+    "job.key_conflict",
+    "job.payload_too_large",
+    "queue.draining",
+    "store.full",
+    "daemon.draining",
+)
+"""Why a job is not taken in."""
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
@@ -134,7 +146,19 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         reply="schemas.jobs:Submitted",
         body="job",
         creates=True,
-        errors=("job.unknown_kind", "job.key_conflict", "job.payload_too_large", "store.full", "daemon.draining"),
+        errors=(*_REFUSED, "job.unknown_parent"),
+    ),
+    Operation(
+        "jobs.submit_many",
+        "POST",
+        "/v1/jobs/batch",
+        "Submit jobs that may depend on one another: all of them or none",
+        actor="queue",
+        request="schemas.jobs:SubmitJobs",
+        reply="schemas.jobs:Submitted",
+        creates=True,
+        errors=(*_REFUSED, "job.unknown_parent", "job.batch_invalid", "job.cycle"),
+        max_body=16 * 1024 * 1024,
     ),
     Operation(
         "jobs.list",
@@ -195,12 +219,80 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         errors=("job.not_found", "job.not_retryable"),
     ),
     Operation(
+        "jobs.pause",
+        "POST",
+        "/v1/jobs/{id}/pause",
+        "Hold a job: one that waits at once, one that runs at its next step",
+        actor="queue",
+        request="schemas.jobs:PauseJob",
+        reply="schemas.jobs:Held",
+        errors=("job.not_found",),
+    ),
+    Operation(
+        "jobs.resume",
+        "POST",
+        "/v1/jobs/{id}/resume",
+        "Let a held job go on",
+        actor="queue",
+        request="schemas.jobs:ResumeJob",
+        reply="schemas.jobs:Held",
+        errors=("job.not_found",),
+    ),
+    Operation(
+        "jobs.signal",
+        "POST",
+        "/v1/jobs/{id}/signal",
+        "Send a job a signal, which is kept until the job takes it",
+        actor="queue",
+        request="schemas.jobs:SignalJob",
+        reply="schemas.jobs:Submitted",
+        errors=("job.not_found", "job.signal_refused", "job.payload_too_large"),
+    ),
+    Operation(
+        "jobs.act",
+        "POST",
+        "/v1/jobs/act",
+        "Cancel, retry, pause or resume all jobs that a filter finds, or count them",
+        actor="queue",
+        request="schemas.jobs:ActOnJobs",
+        reply="schemas.jobs:Acted",
+    ),
+    Operation(
+        "jobs.why",
+        "GET",
+        "/v1/jobs/{id}/why",
+        "Tell exactly why a job stands where it does",
+        actor="system",
+        request="schemas.jobs:WhyJob",
+        reply="schemas.jobs:WhyView",
+        errors=("job.not_found",),
+    ),
+    Operation(
+        "jobs.graph",
+        "GET",
+        "/v1/jobs/{id}/graph",
+        "Show the jobs that hang together with one",
+        actor="system",
+        request="schemas.jobs:ShowGraph",
+        reply="schemas.jobs:GraphView",
+        errors=("job.not_found",),
+    ),
+    Operation(
         "queues.list",
         "GET",
         "/v1/queues",
         "Show every queue",
         actor="system",
         request="schemas.jobs:ListQueues",
+        reply="schemas.jobs:QueueView",
+    ),
+    Operation(
+        "queues.change",
+        "POST",
+        "/v1/queues/{name}",
+        "Pause, drain or resume a queue, or change its limits; kept over restarts",
+        actor="queue",
+        request="schemas.jobs:ChangeQueue",
         reply="schemas.jobs:QueueView",
     ),
     Operation(
@@ -211,6 +303,85 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         actor="system",
         request="schemas.jobs:ListWorkers",
         reply="schemas.jobs:WorkerView",
+    ),
+    Operation(
+        "workers.drain",
+        "POST",
+        "/v1/workers/{id}/drain",
+        "Have a worker end its job and take no other, or take jobs again",
+        actor="queue",
+        request="schemas.jobs:DrainWorker",
+        reply="schemas.jobs:WorkerView",
+        errors=("worker.not_found",),
+    ),
+    Operation(
+        "pools.resize",
+        "POST",
+        "/v1/pools/{name}",
+        "Give a pool another size until the daemon stops; answers the old size",
+        actor="queue",
+        request="schemas.jobs:ResizePool",
+        reply="builtins:int",
+        errors=("pool.not_found",),
+    ),
+    Operation(
+        "schedules.list",
+        "GET",
+        "/v1/schedules",
+        "Show every schedule",
+        actor="schedules",
+        request="schemas.schedules:ListSchedules",
+        reply="schemas.schedules:ScheduleView",
+    ),
+    Operation(
+        "schedules.get",
+        "GET",
+        "/v1/schedules/{name}",
+        "Show one schedule with its last ticks and the next ones",
+        actor="schedules",
+        request="schemas.schedules:GetSchedule",
+        reply="schemas.schedules:ScheduleView",
+        errors=("schedule.not_found",),
+    ),
+    Operation(
+        "schedules.add",
+        "POST",
+        "/v1/schedules",
+        "Add a schedule, or replace one that a person added",
+        actor="schedules",
+        request="schemas.schedules:AddSchedule",
+        reply="schemas.schedules:ScheduleView",
+        errors=("schedule.invalid", "schedule.exists", "schedule.from_config", "job.unknown_kind", "store.full"),
+    ),
+    Operation(
+        "schedules.remove",
+        "POST",
+        "/v1/schedules/{name}/remove",
+        "Forget a schedule that a person added; its jobs stay",
+        actor="schedules",
+        request="schemas.schedules:RemoveSchedule",
+        reply="schemas.base:Ack",
+        errors=("schedule.not_found", "schedule.from_config"),
+    ),
+    Operation(
+        "schedules.trigger",
+        "POST",
+        "/v1/schedules/{name}/trigger",
+        "Add the job of a schedule now, once",
+        actor="schedules",
+        request="schemas.schedules:TriggerSchedule",
+        reply="schemas.jobs:Submitted",
+        errors=("schedule.not_found", "job.unknown_kind"),
+    ),
+    Operation(
+        "schedules.pause",
+        "POST",
+        "/v1/schedules/{name}/pause",
+        "Have a schedule fire no more, or with `paused` false go on",
+        actor="schedules",
+        request="schemas.schedules:PauseSchedule",
+        reply="schemas.schedules:ScheduleView",
+        errors=("schedule.not_found",),
     ),
     Operation(
         "events",

@@ -45,6 +45,10 @@ class StatusView(Model):
     agents: dict[str, int]
     workers: dict[str, int]
     queues: dict[str, dict[str, int]]
+    repairs: dict[str, int] = Field(
+        default_factory=dict,
+        description="how often what had to be put right since the start; nothing where all is well",
+    )
     loop_lag_ms: float
     blocked: dict[str, Any] | None = None
 

@@ -31,9 +31,12 @@ def post(
     subject: str = "",
     headers: dict[str, str] | None = None,
     timeout: float = TIMEOUT + 5,
+    patience: float | None = None,
 ) -> Any:
-    """Ask for something to be done."""
-    return _call("POST", path, subject, timeout=timeout, body=body, headers=headers)
+    """Ask for something to be done. *patience* is how long the actor may take, where that is more than usual."""
+    query = None if patience is None else {"timeout": patience}
+    timeout = timeout if patience is None else patience + 5
+    return _call("POST", path, subject, timeout=timeout, body=body, headers=headers, query=query)
 
 
 def hello() -> dict[str, Any]:

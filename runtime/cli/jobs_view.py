@@ -1,11 +1,12 @@
 """How a job looks: a row of the list, the whole of it, a line of its log, its result."""
 
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import click
 
-from runtime.cli.failure import from_problem
+from runtime.cli.failure import Failure, from_problem
 from runtime.cli.text import (
     ago,
     cell,
@@ -22,10 +23,15 @@ from runtime.cli.text import (
     when,
     write,
 )
-from schemas.codes import EXIT_FAILED, EXIT_OK
+from schemas.codes import CODES, EXIT_FAILED, EXIT_OK
 
 LIST: Final = ("ID", "KIND", "QUEUE", "STATUS", "REASON", "ATTEMPTS", "PRIORITY", "CREATED", "UPDATED")
 ATTEMPTS: Final = ("ATTEMPT", "EPOCH", "WORKER", "OUTCOME", "STARTED", "TOOK", "ERROR")
+EDGES: Final = ("DEPENDS ON", "STATUS", "EDGE", "IF IT FAILS")
+STEPS: Final = ("STEP", "STATE", "EPOCH", "STARTED", "TOOK", "COST", "OUTPUT")
+
+OUTPUT: Final = 60
+"""Columns that the output of a step may take in the table; --json has all of it."""
 
 
 def row(job: dict[str, Any]) -> tuple[Any, ...]:
@@ -44,32 +50,120 @@ def row(job: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def detail(job: dict[str, Any]) -> str:
-    """Return everything about a job, its attempts in a table below."""
+    """Return everything about a job; what it depends on, its steps and its attempts in tables below."""
+    parts = [
+        fields((*_standing(job), *_limits(job), *_times(job), *_words(job))),
+        *_table(EDGES, (_edge(edge) for edge in job.get("depends_on", ()))),
+        *_table(STEPS, (_step(step) for step in job.get("steps", ()) if not _is_ours(step["name"]))),
+        *_table(ATTEMPTS, (_attempt(one) for one in job.get("history", ()))),
+    ]
+    return "\n\n".join(parts)
+
+
+def _table(headers: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
+    found = list(rows)
+    return [table(headers, found)] if found else []
+
+
+def _standing(job: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     status = f"{job['status']} ({job['reason']})" if job.get("reason") else job["status"]
-    pairs = (
-        ("id", job["id"]),
-        ("kind", job["name"]),
-        ("queue", job["queue"]),
-        ("status", status),
-        ("attempts", f"{job['attempts']} of {job['max_attempts']}"),
-        ("crashes", job.get("crashes") or None),
-        ("priority", job["priority"]),
-        ("key", job.get("key")),
-        ("worker", job.get("worker")),
-        ("conversation", job.get("conversation")),
-        ("timeout", span(job["timeout_ms"] / 1000) if job.get("timeout_ms") else None),
-        ("created", when(job["created_at"])),
-        ("runs after", when(job["execute_after"]) if job["execute_after"] > job["created_at"] else None),
-        ("started", when(job.get("started_at"))),
-        ("finished", when(job.get("finished_at"))),
-        ("arguments", _json(job.get("payload"))),
-        ("data", _json(job.get("data"))),
-        ("progress", _json(job.get("progress"))),
-        ("result", _json(job.get("result"))),
-        ("error", _error(job.get("error"))),
+    asked = [word for word in ("cancel", "pause") if job.get(f"{word}_requested")]
+    yield "id", job["id"]
+    yield "kind", job["name"]
+    yield "queue", job["queue"]
+    yield "status", f"{status}, asked to {' and to '.join(asked)}" if asked else status
+    yield "waits for", _waits(job)
+    yield "attempts", f"{job['attempts']} of {job['max_attempts']}"
+    yield "crashes", job.get("crashes") or None
+    yield "snoozes", job.get("snoozes") or None
+    yield "worker", job.get("worker")
+
+
+def _waits(job: dict[str, Any]) -> str | None:
+    if job["status"] != "waiting" or job.get("reason") not in ("signal", "children"):
+        return None
+    what = f"the signal {cell(job.get('waits_for'))}" if job["reason"] == "signal" else "its parts"
+    return f"{what}, {when(job['wait_until'])}" if job.get("wait_until") else what
+
+
+def _limits(job: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield "priority", job["priority"]
+    yield "tags", ", ".join(job.get("tags") or ())
+    yield "part of", job.get("parent")
+    yield "key", job.get("key")
+    yield "unique", job.get("unique")
+    yield "limit", f"{job['limit_key']}, {job['limit_max']} at once" if job.get("limit_key") else None
+    yield "tokens", job.get("tokens") or None
+    yield "conversation", job.get("conversation")
+    yield "timeout", _span(job.get("timeout_ms"))
+    yield "heartbeat", _span(job.get("heartbeat_ms"))
+
+
+def _times(job: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield "deadline", when(job.get("deadline_at"))
+    yield "created", when(job["created_at"])
+    yield "runs after", when(job["execute_after"]) if job["execute_after"] > job["created_at"] else None
+    yield "started", when(job.get("started_at"))
+    yield "finished", when(job.get("finished_at"))
+
+
+def _words(job: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield "arguments", _json(job.get("payload"))
+    yield "data", _json(job.get("data"))
+    yield "progress", _json(job.get("progress"))
+    yield "result", _json(job.get("result"))
+    yield "error", _error(job.get("error"))
+
+
+def _span(ms: int | None) -> str | None:
+    return None if ms is None else span(ms / 1000) if ms >= 1000 else f"{ms} ms"
+
+
+def _edge(edge: dict[str, Any]) -> tuple[Any, ...]:
+    return edge["job"], edge.get("status"), edge["state"], edge["on_failure"]
+
+
+def _step(step: dict[str, Any]) -> tuple[Any, ...]:
+    output = step.get("error") or (None if step.get("output") is None else dump(step["output"]))
+    if output is not None and len(output) > OUTPUT:
+        output = output[: OUTPUT - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return step["name"], step["state"], step["epoch"], ago(step["started_at"]), _took(step), step.get("cost"), output
+
+
+def _is_ours(name: str) -> bool:
+    """Tell whether a step only keeps until when a wait lasts; people see that elsewhere."""
+    return name.startswith("~") and name.endswith("/until")
+
+
+def _took(one: dict[str, Any]) -> str | None:
+    ended = one.get("ended_at")
+    return None if ended is None else f"{(ended - one['started_at']) / 1000:.1f} s"
+
+
+def dead(job: dict[str, Any]) -> str:
+    """Return a failed job with the error of each of its attempts."""
+    head = (
+        cell(job["id"]),
+        cell(job["name"]),
+        f"{paint('failed', 'red', sys.stdout)} ({cell(job.get('reason'))})",
+        f"after {job['attempts']} of {job['max_attempts']} attempts",
+        ago(job.get("finished_at")),
+        f"on queue {cell(job['queue'])}",
     )
-    attempts = [_attempt(one) for one in job.get("history", ())]
-    return fields(pairs) + ("\n\n" + table(ATTEMPTS, attempts) if attempts else "")
+    attempts = [_dead_attempt(one) for one in job.get("history", ()) if one.get("error")]
+    own = job.get("error")
+    if own and not any(one["error"] == own for one in job.get("history", ()) if one.get("error")):
+        attempts.append(("-", "-", ago(job.get("finished_at")), _brief(own)))
+    lines = table(("ATTEMPT", "WORKER", "STARTED", "ERROR"), attempts).splitlines() if attempts else []
+    return "\n".join(("  ".join(head), *(f"  {line}" for line in lines)))
+
+
+def _dead_attempt(one: dict[str, Any]) -> tuple[Any, ...]:
+    return one["attempt"], one["worker"], ago(one["started_at"]), _brief(one["error"])
+
+
+def _brief(error: dict[str, Any]) -> str:
+    return f"{error['code']}: {error['detail']}"
 
 
 def _json(value: Any) -> str | None:
@@ -83,8 +177,6 @@ def _error(error: dict[str, Any] | None) -> str | None:
 
 
 def _attempt(one: dict[str, Any]) -> tuple[Any, ...]:
-    ended = one.get("ended_at")
-    took = f"{(ended - one['started_at']) / 1000:.1f} s" if ended is not None else None
     error = one.get("error")
     return (
         one["attempt"],
@@ -92,8 +184,8 @@ def _attempt(one: dict[str, Any]) -> tuple[Any, ...]:
         one["worker"],
         one.get("outcome") or "running",
         ago(one["started_at"]),
-        took,
-        error and f"{error['code']}: {error['detail']}",
+        _took(one),
+        error and _brief(error),
     )
 
 
@@ -118,9 +210,18 @@ def show_end(job: dict[str, Any], *, as_json: bool) -> int:
     elif ok:
         _show_result(job)
     if not ok:
-        problem = job.get("error") or {"code": f"job.{job['status']}", "detail": f"reason: {cell(job.get('reason'))}"}
-        click.echo(from_problem(problem, subject=job["id"]).render(), err=True)
+        click.echo(failure_of(job).render(), err=True)
     return EXIT_OK if ok else EXIT_FAILED
+
+
+def failure_of(job: dict[str, Any]) -> Failure:
+    """Return why a job did not complete, with what to do next."""
+    problem = job.get("error")
+    if not problem:
+        by_reason = f"job.{job.get('reason')}"
+        code = by_reason if by_reason in CODES else f"job.{job['status']}"
+        problem = {"code": code, "detail": f"reason: {cell(job.get('reason'))}"}
+    return from_problem(problem, subject=job["id"])
 
 
 def _show_output(output: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from runtime.cli import daemon
+from runtime.cli.bars import Bars
 from runtime.cli.deadline import Expired, deadline
 from runtime.cli.failure import Failure, Interrupted
 from runtime.cli.jobs_view import show_end
@@ -14,6 +15,8 @@ from schemas.codes import EXIT_INTERRUPTED, EXIT_NOT_RUNNING, EXIT_TEMPORARY, EX
 
 RETRY_EVERY: Final = 0.25
 """Seconds between two tries to reach a daemon that is away."""
+
+AWAY: Final = "the daemon is away; waiting for it (Ctrl-C stops waiting, not the job)"
 
 _AWAY: Final = (EXIT_NOT_RUNNING, EXIT_TEMPORARY)
 
@@ -25,25 +28,36 @@ def attend(job_id: str, timeout: float | None, *, as_json: bool, patient: bool, 
 
     *announce* names the job on stderr first; here, so that a Ctrl-C right after it is answered with the way back.
     *patient* waits for a daemon that is down from the start as well. *timeout* is in seconds; it and Ctrl-C end the
-    waiting, never the job.
+    waiting, never the job. On a terminal the job's progress is shown.
     """
+    bars = Bars(1)
+
+    def on_part(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress":
+            bars.show(job_id, data.get("progress"))
+        elif kind == "away":
+            bars.clear()
+            note(AWAY)
+
     try:
         if announce:
             note(f"job {job_id}")
         with deadline(timeout):
-            job = watch(job_id, lambda kind, data: None, patient=patient)
+            job = watch(job_id, on_part, patient=patient)
     except KeyboardInterrupt:
         hint = f"understudy jobs wait {job_id}, or end it: understudy jobs cancel {job_id}"
         raise Interrupted("interrupted; the job goes on", hint=hint, code=EXIT_INTERRUPTED, bare=True) from None
     except Expired:
         why = f"the job has not ended after {timeout:g} s; it goes on"
         raise Failure("Timed out", why, f"understudy jobs wait {job_id}", code=EXIT_TIMEOUT) from None
+    finally:
+        bars.clear()
     return show_end(job, as_json=as_json)
 
 
 def watch(job_id: str, on_part: Part, *, patient: bool) -> dict[str, Any]:
-    """Follow a job to its end and return it as it is then; *on_part* sees each part on the way, and
-    `opened` whenever the stream begins.
+    """Follow a job to its end and return it as it is then; *on_part* sees each part on the way, `opened` whenever the
+    stream begins, and `away` when it is found that the daemon has gone.
 
     A daemon that goes away is waited for, for ever; one that cannot be reached at first only if *patient*.
     """
@@ -64,7 +78,7 @@ def watch(job_id: str, on_part: Part, *, patient: bool) -> dict[str, Any]:
             if not patient or failure.exit not in _AWAY:
                 raise
         if not away:
-            note("the daemon is away; waiting for it (Ctrl-C stops waiting, not the job)")
+            on_part("away", {})
             away = True
         time.sleep(RETRY_EVERY)
 
@@ -83,7 +97,9 @@ def follow_logs(job_id: str, tail: int | None, print_line: Callable[[dict[str, A
 
     def on_part(kind: str, data: dict[str, Any]) -> None:
         nonlocal last
-        if kind == "log" and data.get("n") == last + 1:
+        if kind == "away":
+            note(AWAY)
+        elif kind == "log" and data.get("n") == last + 1:
             print_line(data)
             last = data["n"]
         elif kind == "opened" or (kind == "log" and data.get("n", last + 1) > last):

@@ -1,20 +1,22 @@
-"""`status`, `ps`, `workers`, `queues`, `version`: what the daemon looks like right now."""
+"""`status`, `ps`, `version`: what the daemon looks like right now."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
 
 from runtime.cli import daemon
 from runtime.cli.failure import Failure
-from runtime.cli.lazy import LazyGroup
 from runtime.cli.params import json_option
 from runtime.cli.text import ago, cell, escape, fields, note, paint, say, say_json, span, table
 from runtime.cli.version import python_version, version_of_cli
 from schemas.codes import EXIT_NOT_RUNNING
 
 COUNTED: Final = ("pending", "active", "delayed", "waiting", "paused", "completed", "failed", "cancelled")
+
+HELD_TIMEOUT: Final = 1.0
+"""Seconds that the actors have to tell which queues are held back."""
 
 
 @click.command()
@@ -26,8 +28,26 @@ def status(as_json: bool) -> None:
         say_json(view)
         return
     say(_screen(view))
+    for line in _held():
+        say(f"{paint('held:', 'yellow', sys.stdout)} {line}")
     for reason in view.get("reasons", ()):
         say(f"{paint('warning:', 'yellow', sys.stdout)} {escape(reason)}")
+
+
+def _held() -> Iterator[str]:
+    """Give a line for each queue that is held back. The status must come, also where the actors cannot answer."""
+    try:
+        queues = daemon.get("/v1/queues", timeout=HELD_TIMEOUT)
+    except Failure:
+        return
+    for queue in queues:
+        name, state = cell(queue["name"]), queue["state"]
+        if state != "running":
+            who = "by the configuration" if queue.get("by") == "config" else f"by {cell(queue.get('by') or 'a person')}"
+            since = f", {ago(queue['since'])}" if queue.get("since") is not None else ""
+            yield f"{name} is {cell(state)} {who}{since}; understudy queues resume {name}"
+        if ago(queue.get("blocked_until")).startswith("in "):
+            yield f"{name} goes on {ago(queue['blocked_until'])}: a provider said 429"
 
 
 def _screen(view: dict[str, Any]) -> str:
@@ -42,9 +62,11 @@ def _screen(view: dict[str, Any]) -> str:
             ("blocked by", _blocked(view.get("blocked"))),
             ("agents", _counts(view["agents"])),
             ("workers", _counts(view["workers"])),
+            ("repairs", _counts(view.get("repairs", {}))),
         )
     )
-    return "\n".join((head, "", body, "", queue_table((name, None, view["queues"][name]) for name in view["queues"])))
+    rows = ([name, *(counts.get(word, 0) for word in COUNTED)] for name, counts in view["queues"].items())
+    return "\n".join((head, "", body, "", table(("QUEUE", *(word.upper() for word in COUNTED)), rows)))
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -53,20 +75,6 @@ def _counts(counts: dict[str, int]) -> str:
 
 def _blocked(blocked: dict[str, Any] | None) -> str:
     return " ".join(f"{name}={cell(value)}" for name, value in blocked.items()) if blocked else ""
-
-
-def queue_table(queues: Iterable[tuple[str, bool | None, dict[str, int]]]) -> str:
-    """Return the table of queues (name, paused, counts); a paused flag of None leaves that column out."""
-    rows = list(queues)
-    flagged = any(paused is not None for _, paused, _ in rows)
-    headers = ["QUEUE", *(["HELD"] if flagged else []), *(word.upper() for word in COUNTED)]
-    return table(
-        headers,
-        (
-            [name, *([paused] if flagged else []), *(counts.get(word, 0) for word in COUNTED)]
-            for name, paused, counts in rows
-        ),
-    )
 
 
 @click.command()
@@ -98,47 +106,6 @@ def _branches(actor: dict[str, Any], depth: int) -> Iterator[tuple[Any, ...]]:
     )
     for child in actor.get("children", ()):
         yield from _branches(child, depth + 1)
-
-
-@click.group(
-    cls=LazyGroup,
-    lazy={"ls": ("runtime.cli.looking", "workers_ls", "List workers with the job and the agent each serves.")},
-)
-def workers() -> None:
-    """Look at the workers."""
-
-
-@click.command()
-@json_option
-def workers_ls(as_json: bool) -> None:
-    """List workers with the job and the agent each serves."""
-    found = daemon.get("/v1/workers")
-    if as_json:
-        say_json(found)
-        return
-    headers = ("ID", "LANE", "STATUS", "AGENT", "JOB", "HEARTBEAT")
-    say(
-        table(
-            headers,
-            ((w["id"], w["lane"], w["status"], w["agent"], w.get("job"), ago(w["last_heartbeat_at"])) for w in found),
-        )
-    )
-
-
-@click.group(cls=LazyGroup, lazy={"ls": ("runtime.cli.looking", "queues_ls", "List queues with what stands in each.")})
-def queues() -> None:
-    """Look at the queues."""
-
-
-@click.command()
-@json_option
-def queues_ls(as_json: bool) -> None:
-    """List queues with what stands in each."""
-    found = daemon.get("/v1/queues")
-    if as_json:
-        say_json(found)
-    else:
-        say(queue_table((queue["name"], queue["paused"], queue["counts"]) for queue in found))
 
 
 @click.command()

@@ -21,11 +21,13 @@ _COLOURS: Final = {
     "cancelled": "yellow",
     "completed": "green",
     "degraded": "yellow",
+    "draining": "yellow",
     "error": "red",
     "fail": "red",
     "failed": "red",
     "offline": "red",
     "ok": "green",
+    "paused": "yellow",
     "quarantined": "red",
     "safe_mode": "red",
     "warn": "yellow",
@@ -55,6 +57,11 @@ def coloured(stream: TextIO) -> bool:
 def paint(word: str, colour: str | None, stream: TextIO) -> str:
     """Return *word* in *colour* where *stream* wants colour."""
     return click.style(word, fg=colour) if colour and coloured(stream) else word
+
+
+def coloured_status(status: str, word: str) -> str:
+    """Return *word* in the colour of a status, on stdout."""
+    return paint(word, _COLOURS.get(status), sys.stdout)
 
 
 def escape(text: str, *, multiline: bool = False) -> str:

@@ -158,9 +158,13 @@ class App:
 
     async def _posted(self, exchange: Exchange, cls: type[Message]) -> Message:
         operation, path = exchange.match
-        fields = json_object(await body_of(exchange.scope, exchange.receive, self.limits.body))
+        limit = operation.max_body or self.limits.body
+        fields = json_object(await body_of(exchange.scope, exchange.receive, limit))
+        key = idempotency_key(exchange.scope, operation)
         if operation.name == "jobs.submit":
-            _fill_key(fields, idempotency_key(exchange.scope, operation))
+            _fill_key(fields, key)
+        elif operation.name == "jobs.submit_many":
+            _fill_keys(fields, key)
         return from_body(cls, path, fields, operation.body)
 
     async def _any_message(self, exchange: Exchange) -> None:
@@ -242,6 +246,16 @@ def _fill_key(fields: dict[str, Any], key: str | None) -> None:
     if fields.setdefault("key", key) not in (key, None):
         raise RequestInvalid("Idempotency-Key: Is not the key in the body.")
     fields["key"] = key
+
+
+def _fill_keys(fields: dict[str, Any], key: str | None) -> None:
+    """Give each job of a batch that has no key one made of the batch's key and its place: sent again, none is added."""
+    jobs = fields.get("jobs")
+    if key is None or not isinstance(jobs, list):
+        return
+    for place, job in enumerate(jobs):
+        if isinstance(job, dict) and job.get("key") is None:
+            job["key"] = f"{key}/{place}"
 
 
 def _because(what: str, view: HealthView) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from runtime.core.envelope import Envelope, Promise
 from runtime.core.handlers import handles
 from schemas.agents import Lifecycle
-from schemas.base import Message
+from schemas.base import AnyMessage, Message
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -130,7 +130,7 @@ class ActorContext:
         """
         self._life.watch(ref)
 
-    def after(self, delay: float, message: Message) -> Timer:
+    def after(self, delay: float, message: AnyMessage) -> Timer:
         """Send *message* to this actor in *delay* seconds, on the signal lane; called off when the instance ends."""
         return self._life.after(delay, message)
 
@@ -152,7 +152,7 @@ class ActorContext:
         """Take the reply slot of the message being handled; see `Actor.reply_later`."""
         return self._life.promise()
 
-    def last_told(self) -> list[Message]:
+    def last_told(self) -> list[AnyMessage]:
         """Take out what was told and will not be handled any more; for `on_stop` of an actor that must lose nothing.
 
         At a restart leave it where it is: the mailbox is kept.

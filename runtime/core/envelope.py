@@ -10,10 +10,10 @@ from runtime.errors import ActorCrashed, UnderstudyError
 if TYPE_CHECKING:
     from runtime.core._port import Slot
     from runtime.core.cell import Cell
-    from schemas.base import Message
+    from schemas.base import AnyMessage
 
 
-Told: TypeAlias = "tuple[Message, str | None, float, float | None]"
+Told: TypeAlias = "tuple[AnyMessage, str | None, float, float | None]"
 """A told message in the queue: message, sender, `at`, `deadline`. A bare tuple costs a quarter of an object."""
 
 
@@ -27,7 +27,7 @@ class Envelope:
     reply: Slot | None = None
     promise: Promise | None = None
 
-    def __init__(self, message: Message, sender: str | None, at: float, deadline: float | None) -> None:
+    def __init__(self, message: AnyMessage, sender: str | None, at: float, deadline: float | None) -> None:
         self.message = message
         self.sender = sender
         self.at = at
@@ -46,7 +46,7 @@ class Asked(Envelope):
     promise: Promise | None
 
     def __init__(
-        self, message: Message, sender: str | None, at: float, deadline: float | None, reply: Slot, cell: Cell
+        self, message: AnyMessage, sender: str | None, at: float, deadline: float | None, reply: Slot, cell: Cell
     ) -> None:
         self.message = message
         self.sender = sender

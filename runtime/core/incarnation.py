@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from runtime.core.ref import Ref
     from runtime.core.spec import ChildSpec
     from runtime.core.supervisor import Supervisor
-    from schemas.base import Message
+    from schemas.base import AnyMessage
 
 __all__ = ["Ending", "Incarnation", "TaskHandle"]
 
@@ -537,12 +537,12 @@ class Incarnation:
         if not self.lost and self.cell.life is self:
             self.signal(Terminated(name=cell.name, incarnation=number, reason=reason), cell.name)
 
-    def signal(self, message: Message, sender: str | None = None) -> None:
+    def signal(self, message: AnyMessage, sender: str | None = None) -> None:
         """Put *message* in the signal lane of this actor."""
         self.cell.mailbox.signal((message, sender, self.cell.mailbox.time(), None))
         self.look_up()
 
-    def after(self, delay: float, message: Message) -> Timer:
+    def after(self, delay: float, message: AnyMessage) -> Timer:
         """Put *message* in the signal lane in *delay* seconds, if this incarnation still lives then."""
         self._alive()
         if self.timers is None:

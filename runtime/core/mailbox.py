@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from runtime.core._port import Slot
     from runtime.core.envelope import Asked, Envelope, Item
-    from schemas.base import Message
+    from schemas.base import AnyMessage
 
 
 class Waiting:
@@ -147,7 +147,7 @@ class Mailbox:
         self.gate = None
         self._open_room()
 
-    def told(self) -> list[Message]:
+    def told(self) -> list[AnyMessage]:
         """Take out every message that nobody waits for an answer to."""
         items = list(self.queue)
         self.queue.clear()
@@ -164,6 +164,6 @@ class Mailbox:
         return rest
 
 
-def message_of(item: Item | Envelope) -> Message:
+def message_of(item: Item | Envelope) -> AnyMessage:
     """Return the message in *item*."""
     return item[0] if isinstance(item, tuple) else item.message

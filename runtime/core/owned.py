@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from runtime.core.incarnation import Incarnation
-    from schemas.base import Message
+    from schemas.base import AnyMessage
 
 CURRENT: ContextVar[Incarnation | None] = ContextVar("CURRENT", default=None)
 """The incarnation whose handler is running: asks made in it inherit its message's deadline."""
@@ -56,13 +56,13 @@ class Alarm(Timer):
 
     __slots__ = ("_life",)
 
-    def __init__(self, life: Incarnation, when: float, message: Message) -> None:
+    def __init__(self, life: Incarnation, when: float, message: AnyMessage) -> None:
         self._life = life
         super().__init__(life.cell.system.deadlines, when, lambda: self._ring(message))
         assert life.timers is not None
         life.timers.add(self)
 
-    def _ring(self, message: Message) -> None:
+    def _ring(self, message: AnyMessage) -> None:
         if self._life.timers is not None:
             self._life.timers.discard(self)
         self._life.signal(message)

@@ -11,7 +11,7 @@ from anyio import get_cancelled_exc_class
 from runtime.core.envelope import Asked
 from runtime.core.owned import CURRENT
 from runtime.core.stream import Channel
-from schemas.base import Message, Request
+from schemas.base import AnyMessage, Request
 
 if TYPE_CHECKING:
     from runtime.core.cell import Cell
@@ -40,7 +40,7 @@ class Ref:
         """The runtime's record behind this address."""
         return self._cell
 
-    def tell_nowait(self, message: Message, *, sender: str | None = None) -> None:
+    def tell_nowait(self, message: AnyMessage, *, sender: str | None = None) -> None:
         """Put *message* in the mailbox at once. Raises `MailboxFull`, `ActorStopped` or `ActorQuarantined`.
 
         A type that may be lost (`drop_oldest`) never raises `MailboxFull`: an older one of its sort makes room.
@@ -57,7 +57,7 @@ class Ref:
         else:
             mailbox.put_or_refuse(item)
 
-    async def tell(self, message: Message, *, sender: str | None = None, deadline: float | None = None) -> None:
+    async def tell(self, message: AnyMessage, *, sender: str | None = None, deadline: float | None = None) -> None:
         """Put *message* in the mailbox; where it is full, do what the message's type says.
 
         *deadline* is a point in the loop's monotonic time: the wait for room ends there with `MailboxFull` (30 s from

@@ -1,8 +1,9 @@
 """The program that runs a user's function in a process of its own: `python -m runtime.sandbox.child`, behind the guard.
 
-It reads one line of JSON from stdin (`run` as module:function, `folder`, `args`, `job`, `attempt`, `key`, `max_result`)
-and writes lines of JSON on descriptor 3: `{"progress"}`, `{"log": [level, text]}`, and at the end `{"result"}` or
-`{"error"}`. What the function prints is its output; tracebacks go to stderr.
+It reads one line of JSON from stdin (`run` as module:function, `folder`, `args`, `job`, `attempt`, `epoch`,
+`max_result`, `lease_ms`) and tells on its wire (see `wire`) `beat`, `heard`, `progress`, `log` [level, text] and
+`tokens`, and at the end one of `result`, `error` and `suspend`. What the function prints is its output; tracebacks go
+to stderr.
 """
 
 import inspect
@@ -10,25 +11,19 @@ import json
 import os
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from runtime.outcomes import Cancel, Fail, JobContext, Outcome, Retry, Snooze
+from runtime.calling import Unfit, arguments
+from runtime.outcomes import Cancel, Fail, Outcome, Retry, Snooze, Suspended, WaitTimeout
+from runtime.sandbox.wire import Wire
 
-REPORT_FD: Final = 3
 MAX_MESSAGE: Final = 2000
 MAX_RESULT: Final = 1024 * 1024
 PASSING: Final = frozenset({"transient", "rate_limited", "timeout", "lost", "bug"})
-
-
-class Unfit(Exception):
-    """The job and the function do not go together; no other attempt will change that."""
-
-    code = "job.failed"
+BEATS_A_LEASE: Final = 3
 
 
 class ResultUnfit(Unfit):
@@ -41,98 +36,69 @@ class ToldToEnd(SystemExit):
     """SIGTERM came; as an exit it runs the function's `finally` blocks on its way."""
 
 
-class Wire:
-    """Descriptor 3. Threads of the function may write too; a slow reader makes the writer wait."""
-
-    def __init__(self, fd: int) -> None:
-        os.set_inheritable(fd, False)
-        self._file = os.fdopen(fd, "wb", buffering=0)
-        self._lock = threading.Lock()
-
-    def send(self, name: str, value: bytes) -> None:
-        """Write one line: *value* is JSON already."""
-        rest = memoryview(b'{"%b":%b}\n' % (name.encode(), value))
-        with self._lock:
-            while rest:
-                rest = rest[self._file.write(rest) or 0 :]
-
-
-class Context:
-    """The `JobContext` of a function in a child process."""
-
-    def __init__(self, order: dict[str, Any], wire: Wire) -> None:
-        self.job_id: str = order["job"]
-        self.attempt: int = order["attempt"]
-        self.idempotency_key: str = order["key"]
-        self._wire = wire
-
-    def progress(self, value: Any) -> None:
-        """Tell how far it is. Raises ResultUnfit where JSON cannot say it."""
-        self._wire.send("progress", encode(value))
-
-    def log(self, text: str, level: str = "info") -> None:
-        """Write a line to the job's log."""
-        self._wire.send("log", encode([level, str(text)]))
-
-
 def main() -> int:
-    """Run one function; return the exit code, 0 where there is a result."""
-    wire = Wire(REPORT_FD)
-    order: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    """Run one function; return the exit code, 0 where there is a result or it was suspended."""
+    wire = Wire()
+    order: dict[str, Any] = wire.order()
     _give_up_stdin()
     signal.signal(signal.SIGTERM, _on_sigterm)
+    if "lease_ms" in order:
+        wire.beat(order["lease_ms"] / 1000 / BEATS_A_LEASE)
+    work = Work(order, wire)
     try:
-        result = encode(run(order, wire))
-        limit = order.get("max_result", MAX_RESULT)
-        if len(result) > limit:
-            raise ResultUnfit(f"the result has {len(result)} bytes; {limit} are allowed")
+        said, value = "result", fitting(encode(work.run()), order.get("max_result", MAX_RESULT))
     except ToldToEnd as told:
         return int(told.code or 0)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # this is the border; what is not reported here is lost
-        wire.send("error", encode(describe(error)))
-        return 1
-    wire.send("result", result)
-    return 0
+    except (Exception, SystemExit, Suspended, BaseExceptionGroup) as error:
+        # This is the border; what is not reported here is lost.
+        if work.suspension is None and not isinstance(error, Exception | SystemExit):
+            raise
+        said, value = "error", b"" if work.suspension is not None else encode(describe(error))
+    if work.suspension is not None:  # whatever the function made of it
+        said, value = "suspend", encode(work.suspension.says)
+    wire.send(said, value)
+    return 1 if said == "error" else 0
 
 
-def run(order: dict[str, Any], wire: Wire) -> Any:
-    """Load the function, call it, and return what it returned or what its coroutine did."""
-    from runtime.loader import load_object  # brings pydantic along, 100 ms; a mistake of ours above should show sooner
+class Work:
+    """One function and its context."""
 
-    function = load_object(order["run"], Path(order["folder"]))
-    result = function(**arguments(order["run"], function, order["args"], Context(order, wire)))
-    if not inspect.isawaitable(result):
-        return result
-    import anyio  # only for coroutines
+    def __init__(self, order: dict[str, Any], wire: Wire) -> None:
+        self._order, self._wire = order, wire
+        self._context: Any = None
 
-    async def wait() -> Any:
-        return await result
+    @property
+    def suspension(self) -> Suspended | None:
+        """How the attempt was suspended, if it was."""
+        found: Suspended | None = None if self._context is None else self._context.durable.suspension
+        return found
 
-    return anyio.run(wait)
+    def run(self) -> Any:
+        """Load the function, call it, and return what it returned or what its coroutine did."""
+        from runtime.loader import load_object  # dear to import; a mistake above should show sooner
+
+        name = self._order["run"]
+        function = load_object(name, Path(self._order["folder"]))
+
+        from runtime.sandbox.talk import context_for
+
+        self._context = context_for(function, self._order, self._wire)
+        result = function(**arguments(name, function, self._order["args"], self._context))
+        if not inspect.isawaitable(result):
+            return result
+        import anyio  # only for coroutines
+
+        async def wait() -> Any:
+            return await result
+
+        return anyio.run(wait)
 
 
-def arguments(name: str, function: Callable[..., Any], args: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """Return *args*, with the context where the function wants it. Raises Unfit where they do not fit the function."""
-    if not callable(function):
-        raise Unfit(f"{name} is not a function")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # some functions of C modules do not tell
-        return args
-    wanted = {parameter.name: context for parameter in signature.parameters.values() if wants_context(parameter)}
-    try:
-        signature.bind(**args, **wanted)
-    except TypeError as error:
-        raise Unfit(f"the arguments do not fit {name}: {error}") from None
-    return args | wanted
-
-
-def wants_context(parameter: inspect.Parameter) -> bool:
-    """Tell whether a parameter is for the job's context: by its name, or by its annotation, which may be text."""
-    annotation = parameter.annotation
-    if isinstance(annotation, str):
-        annotation = JobContext if annotation.rpartition(".")[2] == JobContext.__name__ else None
-    return parameter.name == "ctx" or annotation is JobContext
+def fitting(result: bytes, limit: int) -> bytes:
+    """Return *result*. Raises ResultUnfit where it is too large."""
+    if len(result) > limit:
+        raise ResultUnfit(f"the result has {len(result)} bytes; {limit} are allowed")
+    return result
 
 
 def encode(value: Any) -> bytes:
@@ -169,6 +135,8 @@ def classify(error: BaseException) -> dict[str, Any]:
             return {"outcome": "fail", "class": "permanent", "code": error.code}
         case Cancel():
             return {"outcome": "cancel", "class": "cancelled"}
+        case WaitTimeout():
+            return {"class": "timeout"}
         case Unfit():
             return {"class": "permanent", "code": error.code}
         case SystemExit():
@@ -179,13 +147,13 @@ def classify(error: BaseException) -> dict[str, Any]:
 
 
 def _classify_foreign(error: BaseException) -> dict[str, Any]:
-    from pydantic import ValidationError  # loaded by now, with our own errors
-
     from runtime.errors import UnderstudyError
 
     if isinstance(error, UnderstudyError):
-        return {"class": error.error_class, "code": error.code}
-    if isinstance(error, ValidationError):
+        wait = {} if error.retry_after is None else {"retry_after_ms": _millis(error.retry_after)}
+        return {"class": error.error_class, "code": error.code, "data": error.data, "ours": True} | wait
+    pydantic = sys.modules.get("pydantic")  # who raises its error has it loaded
+    if pydantic is not None and isinstance(error, pydantic.ValidationError):
         # Its own text quotes the input.
         mistakes = error.errors(include_url=False, include_context=False, include_input=False)
         places = (f"{'.'.join(map(str, m['loc'])) or 'value'}: {m['msg']}" for m in mistakes)

@@ -1,12 +1,14 @@
 """The small process between the daemon and a command, which sees to it that nothing of the command outlives either.
 
 It is started anew for each command, so it imports little and nothing of ours. Its arguments are three file descriptors,
-CONTROL, REPORTS and EXTRA; EXTRA becomes descriptor 3 of the command, or is -1.
+CONTROL, REPORTS and EXTRA, and BEAT: EXTRA becomes descriptor 3 of the command, or is -1; BEAT is every how many
+milliseconds it tells that the command lives, or 0.
 
 CONTROL, from the daemon: eight hex digits of length, then the marshalled `(argv, cwd, env)`, then single letters: `g`
 lets the command begin, `t` sends its group SIGTERM. The end of the pipe, whoever caused it, kills everything.
 REPORTS, to the daemon: lines of JSON. `{"pgid", "started"}` once the process exists and waits; `{"running"}` or
-`{"failed": errno, "stage"}` after `g`; `{"exit"}` or `{"signal"}`, with `asked` (we ended it), when all is over.
+`{"failed": errno, "stage"}` after `g`; `{"beat"}` while the command is not stopped; `{"exit"}` or `{"signal"}`, with
+`asked` (we ended it), when all is over.
 """
 
 # `signal` and `ctypes` cost 5 ms each of a 12 ms start; `_signal` is the same thing without the enums, and ctypes is
@@ -32,9 +34,10 @@ PR_SET_CHILD_SUBREAPER = 36
 class Guard:
     """One command: the leader of its group, and the pipes to it and to the daemon."""
 
-    def __init__(self, control: int, reports: int) -> None:
+    def __init__(self, control: int, reports: int, beat: int) -> None:
         self.control = control
         self.reports = reports
+        self.beat = beat
         self.bell, self.status, self.gate = -1, -1, -1
         self.leader = 0
         self.ending: int | None = None
@@ -62,7 +65,9 @@ class Guard:
         for fd in (self.bell, self.status, self.control):
             poll.register(fd, select.POLLIN)
         while True:
-            ready = [fd for fd, _ in poll.poll()]
+            ready = [fd for fd, _ in poll.poll(self.beat or None)]
+            if not ready and state(self.leader) not in b"Tt":  # one that is stopped does nothing, so it is not heard of
+                self.tell('"beat": true')
             if self.status in ready:
                 poll.unregister(self.status)
                 self.hear()
@@ -230,6 +235,15 @@ def start_time(pid: int) -> int:
         return 0
 
 
+def state(pid: int) -> bytes:
+    """Return the letter for what *pid* does: T is stopped. `?` where there is no /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  # as above
+            return file.read().rpartition(b")")[2].split()[0]
+    except OSError:
+        return b"?"
+
+
 def children() -> list[int]:
     """Return our children's process ids, as far as the system tells."""
     me = os.getpid()
@@ -303,7 +317,7 @@ def serve() -> None:
     for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
         _signal.signal(number, _signal.SIG_IGN)
     control, reports, extra = (lift(fd) if fd >= 0 else fd for fd in map(int, sys.argv[1:4]))
-    guard = Guard(control, reports)
+    guard = Guard(control, reports, int(sys.argv[4]))
     argv, cwd, env = marshal.loads(read_exactly(control, int(read_exactly(control, 8), 16)))  # noqa: S302  # our daemon's
     try:
         guard.start(argv, cwd, env, extra)

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -19,6 +21,8 @@ MAX_REPORT: Final = 1000
 LINKER_ENV: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 """What an interpreter may need to start at all."""
 
+Beat: TypeAlias = tuple[float, Callable[[], None]]
+
 # Imported, not run as a script: a script is compiled anew each time (6 of 16 ms). Its folder comes last on the path, so
 # that the standard library's names stay its own.
 _PROGRAM: Final = "import sys; sys.path.append(sys.argv.pop(1)); import guard; guard.main()"
@@ -28,10 +32,12 @@ class Leash:
     """One guard and what it has reported: `known` who the command is, `settled` whether it began, `ended` how it did.
 
     All three events are set when the guard is gone, whatever it said. `failure` and `ending` are its reports (see
-    `guard`).
+    `guard`). `on_beat` is called whenever it tells that the command lives.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], control: End, reports: End) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], control: End, reports: End, on_beat: Callable[[], None] | None = None
+    ) -> None:
         self.pid = process.pid
         self.pgid = 0
         self.started = 0
@@ -41,6 +47,7 @@ class Leash:
         self._process = process
         self._control = control
         self._reports = reports
+        self._on_beat = on_beat
 
     async def brief(self, spec: bytes) -> None:
         """Tell the guard what to start; return when that waits at the gate, or never will (`pgid` is 0)."""
@@ -55,6 +62,8 @@ class Leash:
     async def kill(self) -> None:
         """Let go, upon which the guard kills the whole tree, and return when it is gone; at most 6 seconds."""
         self._control.close()
+        if not self.ended.is_set():
+            self._process.send_signal(signal.SIGCONT)  # one that was stopped would sleep through this
         with anyio.move_on_after(KILL_WITHIN):
             await self.ended.wait()
         if not self.ended.is_set():
@@ -84,22 +93,27 @@ class Leash:
             self.known.set()
         elif "asked" in report:
             self.ending = report
+        elif "beat" in report:
+            if self._on_beat is not None:
+                self._on_beat()
         else:
             self.failure = report if "failed" in report else None
             self.settled.set()
 
 
-def launch(wires: Wires, *, report: bool, stdin: bool) -> Leash:
+def launch(wires: Wires, *, report: bool, stdin: bool, beat: Beat | None = None) -> Leash:
     """Start a guard, with *report* and *stdin* as further pipes to the command, and add all of them to *wires*.
 
-    Blocks for a millisecond or two, like every start of a process. Raises OSError.
+    With *beat* (seconds, what to call) it tells so often that the command lives. Blocks for a millisecond or two, like
+    every start of a process. Raises OSError.
     """
     wires.writes("control", *(["stdin"] if stdin else []))
     wires.reads("reports", "stdout", "stderr", *(["report"] if report else []))
     far = wires.far
     numbers = [far["control"], far["reports"], far.get("report", -1)]
+    every = "0" if beat is None else str(max(1, round(beat[0] * 1000)))
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parent), *map(str, numbers)],
+        [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parent), *map(str, numbers), every],
         stdin=far.get("stdin", subprocess.DEVNULL),
         stdout=far["stdout"],
         stderr=far["stderr"],
@@ -108,4 +122,4 @@ def launch(wires: Wires, *, report: bool, stdin: bool) -> Leash:
         start_new_session=True,
     )
     wires.hand_over()
-    return Leash(process, wires.near["control"], wires.near["reports"])
+    return Leash(process, wires.near["control"], wires.near["reports"], None if beat is None else beat[1])

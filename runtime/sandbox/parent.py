@@ -14,7 +14,7 @@ import anyio
 import anyio.abc
 
 from runtime.errors import JobFailed
-from runtime.sandbox.leash import Leash, launch
+from runtime.sandbox.leash import Beat, Leash, launch
 from runtime.sandbox.pipes import End, Wires
 from schemas.errors import ErrorClass
 
@@ -151,21 +151,24 @@ async def spawn(
     on_output: OnOutput,
     on_report: Callable[[bytes], None] | None = None,
     keep_stdin_open: bool = False,
+    beat: Beat | None = None,
 ) -> AsyncIterator[Child]:
     """Start *command* up to its gate; after `Child.go` it runs. Leaving the scope in any way ends its whole tree first.
 
     *on_output* gets "stdout" or "stderr" and at most 64 KiB at a time; with *on_report* the command has a descriptor 3,
-    each line of which (at most 4 MiB) is handed on. An error of either ends the scope and is raised. Raises
-    CommandUnusable for a command of no words, JobFailed when the system has no room for a process. Cancelling, like
-    leaving, kills at once and within a bound (see `Child.terminate`, which asks first).
+    each line of which (at most 4 MiB) is handed on; with *beat* (seconds, what to call) the guard tells so often that
+    the command is there and not stopped. An error of any of them ends the scope and is raised. Raises CommandUnusable
+    for a command of no words, JobFailed when the system has no room for a process. Cancelling, like leaving, kills at
+    once and within a bound (see `Child.terminate`, which asks first).
     """
     if not command.argv or not command.argv[0]:
         raise CommandUnusable("the command is empty")
     try:
         with closing(Wires()) as wires:
-            leash = _launch(command, wires, report=on_report is not None, stdin=bool(command.stdin) or keep_stdin_open)
+            stdin = bool(command.stdin) or keep_stdin_open
+            leash = _launch(command, wires, report=on_report is not None, stdin=stdin, beat=beat)
             drained = anyio.Event()
-            async with _background(leash.follow, lambda: _hand_on(wires.near, on_output, on_report, drained)) as begin:
+            async with background(leash.follow, lambda: _hand_on(wires.near, on_output, on_report, drained)) as begin:
                 try:
                     child = await _at_the_gate(command, leash, drained, wires.near.get("stdin"))
                     if command.stdin:
@@ -181,22 +184,26 @@ async def spawn(
 
 
 @asynccontextmanager
-async def _background(*works: Work) -> AsyncIterator[Callable[[Work], None]]:
+async def background(*works: Work) -> AsyncIterator[Callable[[Work], None]]:
     """Run *works*, and what is begun later, until the end of the scope.
 
     They outlast a cancellation from outside: to end a tree one must go on reading.
     """
-    scopes: list[anyio.CancelScope] = []
+    scopes: set[anyio.CancelScope] = set()
 
     async def run(work: Work, scope: anyio.CancelScope) -> None:
-        with scope:
-            await work()
+        try:
+            with scope:
+                await work()
+        finally:
+            scopes.discard(scope)
 
     async with anyio.create_task_group() as tasks:
 
         def begin(work: Work) -> None:
-            scopes.append(anyio.CancelScope(shield=True))
-            tasks.start_soon(run, work, scopes[-1])
+            scope = anyio.CancelScope(shield=True)
+            scopes.add(scope)
+            tasks.start_soon(run, work, scope)
 
         for work in works:
             begin(work)
@@ -207,9 +214,9 @@ async def _background(*works: Work) -> AsyncIterator[Callable[[Work], None]]:
                 scope.cancel()
 
 
-def _launch(command: Command, wires: Wires, *, report: bool, stdin: bool) -> Leash:
+def _launch(command: Command, wires: Wires, *, report: bool, stdin: bool, beat: Beat | None) -> Leash:
     try:
-        return launch(wires, report=report, stdin=stdin)
+        return launch(wires, report=report, stdin=stdin, beat=beat)
     except OSError as error:
         raise JobFailed(f"cannot start {command.argv[0]!r}: {error.strerror}") from error
 

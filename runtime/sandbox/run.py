@@ -4,31 +4,60 @@ import json
 import math
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import anyio
 
-from runtime.errors import LeaseLost
+from runtime.errors import LeaseLost, UnderstudyError
 from runtime.sandbox.leash import LINKER_ENV
 from runtime.sandbox.output import Allowance, Lines, Tail
-from runtime.sandbox.parent import Child, Command, Exit, child_env, spawn
+from runtime.sandbox.parent import Child, Command, Exit, background, child_env, spawn
 from schemas.jobs import MAX_RESULT
 
-OnStarted: TypeAlias = Callable[[int, int], Awaitable[bool]]
-OnLine: TypeAlias = Callable[[str, str], None]
+OnAsk: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[Any]]
+"""Answers a question of the function (what, its fields) with what JSON can say. An error of ours is told to the
+function; LeaseLost ends it."""
 
 PYTHON: Final = (sys.executable, "-P", "-X", "utf8", "-m", "runtime.sandbox.child")
+
+
+class Ear(Protocol):
+    """Who hears what an attempt in a process tells."""
+
+    async def started(self, pgid: int, started: int) -> bool:
+        """Hear of the process while it still waits; false keeps it from running at all."""
+        ...
+
+    def beat(self) -> None:
+        """Hear that the process lives."""
+        ...
+
+    def heard(self) -> None:
+        """Hear that the code in it gives a sign of life."""
+        ...
+
+    def log(self, text: str, level: str = "info") -> None:
+        """Hear a line; of one that was printed *level* is the stream, `stdout` or `stderr`."""
+        ...
+
+    def progress(self, value: Any) -> None:
+        """Hear how far it is."""
+        ...
+
+    def tokens(self, used: int) -> None:
+        """Hear how many tokens were used."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """How a user's function ended.
 
-    With `answered` false it said nothing and only `exit` tells; else `error` is None and `result` holds what it
-    returned, or `error` has `type`, `message`, `class` (an `ErrorClass`), `retryable` and, where there is one, `code`,
-    `outcome` (retry, snooze, fail, cancel) and `retry_after_ms`.
+    With `answered` false it said nothing and only `exit` tells. Else one of three: `suspend` is how it was suspended;
+    `error` has `type`, `message`, `class` (an `ErrorClass`), `retryable` and, where there is one, `code`, `data`,
+    `outcome` (retry, snooze, fail, cancel) and `retry_after_ms`; with neither, `result` holds what it returned.
     """
 
     exit: Exit
@@ -37,13 +66,14 @@ class Answer:
     answered: bool = False
     result: Any = None
     error: dict[str, Any] | None = None
+    suspend: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
 class Output:
-    """What a command writes: kept by its ends, and handed on by the line."""
+    """What a command writes: kept by its ends, and handed on by the line (text, stream)."""
 
-    on_line: OnLine
+    on_line: Callable[[str, str], None]
     tails: dict[str, Tail] = field(default_factory=dict)
     lines: dict[str, Lines] = field(default_factory=dict)
 
@@ -63,35 +93,49 @@ class Output:
             lines.close()
 
     def _of(self, stream: str) -> Callable[[str], None]:
-        return lambda line: self.on_line(stream, line)
+        return lambda line: self.on_line(line, stream)
 
 
 class Reports:
-    """What a user's function says on its own channel; the first result or error is its answer."""
+    """What a user's function says on its own channel; the first result, error or suspension is its answer."""
 
-    def __init__(self, on_progress: Callable[[Any], None], on_log: OnLine, on_answer: Callable[[], None]) -> None:
-        self._on_progress = on_progress
-        self._on_log = on_log
-        self._on_answer = on_answer
-        self._allowance = Allowance(anyio.current_time)
+    def __init__(self, ear: Ear, grace: float) -> None:
         self.answer: dict[str, Any] | None = None
+        self.limit = anyio.CancelScope()
+        self.on_ask: Callable[[int, str, dict[str, Any]], None] | None = None
+        self._ear = ear
+        self._grace = grace
+        self._allowance = Allowance(anyio.current_time)
 
     def hear(self, line: bytes) -> None:
         """Take one report. A line that is none is logged: the user's code may write there too."""
+        ear = self._ear
         match _parse(line):
+            case {"beat": _}:
+                ear.beat()
+            case {"heard": _}:
+                ear.heard()
             case {"progress": value}:
-                self._on_progress(value)
+                ear.progress(value)
             case {"log": [str(level), str(text)]}:
                 self._log(level, text)
-            case {"result": _} | {"error": {"type": _, "message": _, "class": _}} as answer if self.answer is None:
+            case {"ask": [int(number), str(what), dict(fields)]}:
+                ear.heard()
+                if self.on_ask is not None:  # else it is one who outlived its attempt
+                    self.on_ask(number, what, fields)
+            case {"tokens": int(used)} if used >= 0:
+                ear.tokens(used)
+            case (
+                {"result": _} | {"error": {"type": str(), "message": str(), "class": str()}} | {"suspend": {}}
+            ) as answer if self.answer is None and len(answer) == 1:
                 self.answer = answer
-                self._on_answer()
+                self.limit.deadline = min(self.limit.deadline, anyio.current_time() + self._grace)
             case _:
                 self._log("warning", f"unreadable report: {line[:200].decode(errors='replace')}")
 
     def _log(self, level: str, text: str) -> None:
         if self._allowance.take():
-            self._on_log(level, text)
+            self._ear.log(text, level)
 
 
 def _parse(line: bytes) -> Any:
@@ -102,57 +146,75 @@ def _parse(line: bytes) -> Any:
 
 
 async def run_command(
-    command: Command, *, timeout: float | None, grace: float, on_started: OnStarted, on_line: OnLine
+    command: Command, ear: Ear, *, timeout: float | None, grace: float, beat: float | None = None
 ) -> tuple[Exit, Tail, Tail]:
     """Run *command* to its end; return how it ended and what is kept of its stdout and stderr.
 
-    *on_started* gets `(pgid, started)` while the command still waits; where it answers False nothing is run and
-    LeaseLost is raised. After *timeout* seconds, and when it is cancelled, the command is asked to end, and after
-    *grace* more it is killed with all it started. Raises CommandUnusable, JobFailed.
+    *ear* hears of `(pgid, started)` while the command still waits; where it answers False nothing is run and LeaseLost
+    is raised. It hears a beat every *beat* seconds while the command is not stopped. After *timeout* seconds, and when
+    it is cancelled, the command is asked to end, and after *grace* more it is killed with all it started. Raises
+    CommandUnusable, JobFailed.
     """
-    output = Output(on_line)
+    output = Output(ear.log)
     with closing(output):
-        async with spawn(command, on_output=output.add) as child:
-            exit_ = await _see_through(child, on_started, anyio.CancelScope(), timeout=timeout, grace=grace)
+        beats = None if beat is None else (beat, ear.beat)
+        async with spawn(command, on_output=output.add, beat=beats) as child:
+            exit_ = await _see_through(child, ear, anyio.CancelScope(), timeout=timeout, grace=grace)
     return exit_, output.tails["stdout"], output.tails["stderr"]
 
 
 async def run_python(
     payload: Mapping[str, Any],
+    ear: Ear,
+    on_ask: OnAsk,
     *,
     timeout: float | None,
     grace: float,
-    on_started: OnStarted,
-    on_line: OnLine,
-    on_progress: Callable[[Any], None],
-    on_log: OnLine,
     env: Mapping[str, str] | None = None,
 ) -> Answer:
     """Run the function that *payload* names (see `child`) in a process of its own; return what it answered.
 
-    *on_log* gets `(level, text)`, of a flood only a part (see `Lines`). Once it has answered, the process has *grace*
-    seconds to end; its answer counts in any case. For the rest see `run_command`.
+    Of a flood of lines *ear* hears only a part (see `Lines`). Once it has answered, the process has *grace* seconds to
+    end; its answer counts in any case. What it asks is answered until it has ended, during its grace too, so that its
+    clean-up does not hang. Raises LeaseLost where *on_ask* did; for the rest see `run_command`.
     """
     line = json.dumps({"max_result": MAX_RESULT, **payload}).encode() + b"\n"
     command = Command(PYTHON, payload["folder"], child_env(allow=LINKER_ENV) if env is None else env, line)
-    limit = anyio.CancelScope()
-
-    def hurry() -> None:
-        limit.deadline = min(limit.deadline, anyio.current_time() + grace)
-
-    output, reports = Output(on_line), Reports(on_progress, on_log, hurry)
+    output, reports = Output(ear.log), Reports(ear, grace)
     with closing(output):
-        async with spawn(command, on_output=output.add, on_report=reports.hear) as child:
-            exit_ = await _see_through(child, on_started, limit, timeout=timeout, grace=grace)
+        async with spawn(command, on_output=output.add, on_report=reports.hear, keep_stdin_open=True) as child:
+            async with background() as begin:
+                reports.on_ask = lambda number, what, fields: begin(
+                    lambda: _answer(child, number, on_ask(what, fields))
+                )
+                try:
+                    exit_ = await _see_through(child, ear, reports.limit, timeout=timeout, grace=grace)
+                finally:
+                    reports.on_ask = None
     said = reports.answer
     return Answer(exit_, output.tails["stdout"], output.tails["stderr"], said is not None, **(said or {}))
 
 
+async def _answer(child: Child, number: int, answer: Awaitable[Any]) -> None:
+    """Send the answer to a question. With the lease lost the function is told so, and the attempt ends."""
+    lost: LeaseLost | None = None
+    try:
+        reply: dict[str, Any] = {"n": number, "is": await answer}
+    except LeaseLost as error:
+        lost, reply = error, {"n": number, "lost": True}
+    except UnderstudyError as error:
+        reply = {"n": number, "error": {"code": error.code, "detail": error.detail, "data": error.data}}
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # it has ended meanwhile
+        await child.send(json.dumps(reply, default=str).encode() + b"\n")
+    if lost is not None:
+        raise lost
+
+
 async def _see_through(
-    child: Child, on_started: OnStarted, limit: anyio.CancelScope, *, timeout: float | None, grace: float
+    child: Child, ear: Ear, limit: anyio.CancelScope, *, timeout: float | None, grace: float
 ) -> Exit:
     """Let *child* run to its end, or to *limit*, whose deadline others may bring forward."""
-    if not await on_started(child.pgid, child.started):
+    if not await ear.started(child.pgid, child.started):
         raise LeaseLost
     limit.deadline = anyio.current_time() + (math.inf if timeout is None else timeout)
     try:

@@ -28,11 +28,12 @@ from runtime.secrets import Redactor
 from runtime.store.memory import MemoryStore
 from runtime.store.port import Change
 from schemas.agents import Say
+from schemas.base import Request
 from schemas.jobs import (
     ENDED,
-    Assignment,
     CancelJob,
     Cancelled,
+    Claimed,
     JobEnded,
     JobView,
     Lane,
@@ -41,6 +42,7 @@ from schemas.jobs import (
     RetryJob,
     RunJob,
     SubmitJob,
+    SubmitJobs,
     Submitted,
     WorkerReady,
 )
@@ -125,7 +127,7 @@ class Disk(MemoryStore):
 class Hand(Actor):
     """A worker played by the test: it takes jobs and says nothing until the test does."""
 
-    def __init__(self, seat: dict[str, Any], taken: list[Assignment]) -> None:
+    def __init__(self, seat: dict[str, Any], taken: list[Claimed]) -> None:
         self.seat, self.taken = seat, taken
         self.news = anyio.Event()
 
@@ -135,7 +137,7 @@ class Hand(Actor):
 
     @handles
     def run(self, message: RunJob) -> None:
-        self.taken.append(message.assignment)
+        self.taken.append(message.job)
         self.news.set()
         self.news = anyio.Event()
 
@@ -146,9 +148,18 @@ class Stage:
     def __init__(self, house: Company, system: ActorSystem, events: list[tuple[str, str, dict[str, Any]]]) -> None:
         self.house, self.system, self.happened = house, system, events
         self.disk: Any = house.store
-        self.taken: dict[str, list[Assignment]] = {}
+        self.taken: dict[str, list[Claimed]] = {}
 
     # -- jobs --------------------------------------------------------------------------------------------------------
+
+    async def ask(self, message: Request[Any]) -> Any:
+        """Ask the queue."""
+        return await self.system.ref("queue").ask(message)
+
+    async def submit_many(self, *jobs: dict[str, Any]) -> list[str]:
+        """Submit a batch of echoes, or of other kinds; return the ids."""
+        made = tuple(NewJob(**({"kind": "echo"} | job)) for job in jobs)
+        return [one.id for one in await self.ask(SubmitJobs(jobs=made))]
 
     async def submit(self, kind: str = "echo", /, **fields: Any) -> Submitted:
         return await self.system.ref("queue").ask(SubmitJob(job=NewJob(kind=kind, **fields)))
@@ -232,25 +243,25 @@ class Stage:
 class Hired:
     """The test's end of a `Hand`."""
 
-    def __init__(self, stage: Stage, name: str, taken: list[Assignment], made: list[Hand]) -> None:
+    def __init__(self, stage: Stage, name: str, taken: list[Claimed], made: list[Hand]) -> None:
         self.stage, self.name, self.taken, self._made = stage, name, taken, made
 
     @property
     def has(self) -> list[str]:
         """The ids of all jobs it was handed so far."""
-        return [job.lease.id for job in self.taken]
+        return [job.id for job in self.taken]
 
-    async def takes(self, count: int) -> Assignment:
+    async def takes(self, count: int) -> Claimed:
         """Wait until it was handed *count* jobs in all; return the last."""
         with anyio.fail_after(3600):
             while len(self.taken) < count:
                 await self._made[-1].news.wait()
         return self.taken[-1]
 
-    async def ends(self, job: Assignment, outcome: Outcome | None = None, **fields: Any) -> None:
+    async def ends(self, job: Claimed, outcome: Outcome | None = None, **fields: Any) -> None:
         """Say how an attempt ended; by default well."""
         told = outcome or Outcome(**({"ok": True} | fields))
-        await self.stage.system.ref("queue").tell(JobEnded(lease=job.lease, outcome=told))
+        await self.stage.system.ref("queue").tell(JobEnded(job, told))
         await self.stage.caught_up()
 
 

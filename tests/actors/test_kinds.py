@@ -219,7 +219,7 @@ def test_a_type_that_nobody_knows_yet_is_taken_for_an_upgrade_may_be_under_way(t
     assert tell("count", type="kinds_test.tomorrow").conversation == "main"
 
 
-@pytest.mark.parametrize("word", ["job.run", "agent.turn_ended", "actor.terminated", Passing.TYPE])
+@pytest.mark.parametrize("word", ["worker.ready", "actor.terminated", Passing.TYPE])
 def test_a_message_that_is_not_durable_is_no_job(tell: Any, word: str) -> None:
     refused(RequestInvalid, lambda: tell("count", type=word))
 

@@ -1,5 +1,6 @@
 """What becomes of a job when an attempt ends: every row of the table, and what holds of every wait."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,9 +9,9 @@ from hypothesis import strategies as st
 
 from actors.settle import settle
 from runtime.errors import problem
-from runtime.store.port import Claimed, Finish
+from runtime.store.port import Finish
 from schemas.errors import Problem
-from schemas.jobs import MAX_RESULT, REASONS, Outcome, RetryPolicy
+from schemas.jobs import MAX_RESULT, REASONS, Claimed, Outcome, RetryPolicy
 
 NOW = 1_700_000_000_000
 FAULT = problem("job.failed", "it broke")
@@ -229,3 +230,54 @@ def test_whatever_ends_an_attempt_the_job_lands_where_the_table_of_reasons_allow
         assert finish.status == "completed"
     if finish.status == "delayed" and finish.reason == "retry":
         assert attempt < 3
+
+
+LATE = NOW - 1
+RETRIED = ("transient", "timeout", "lost", "bug")
+TABLE: list[tuple[str, Outcome, dict[str, Any], tuple[Any, ...]]] = [
+    ("ok", Outcome(ok=True, result=1), {}, ("completed", None, False, False)),
+    ("ok after the deadline", Outcome(ok=True, result=1), {"deadline_at": LATE}, ("completed", None, False, False)),
+    ("a person must look", Outcome(ok=False, hold=True), {}, ("paused", "hold", True, False)),
+    ("it stopped at a step", Outcome(ok=False, pause=True), {}, ("paused", "user", True, False)),
+    ("a signal", Outcome(ok=False, waits="go", wait_until=NOW + 9), {}, ("waiting", "signal", True, False)),
+    ("children", Outcome(ok=False, waits=""), {}, ("waiting", "children", True, False)),
+    ("a snooze", Outcome(ok=False, snooze=True), {}, ("delayed", "snooze", True, False)),
+    ("a snooze at the last", Outcome(ok=False, snooze=True), {"attempt": 3}, ("delayed", "snooze", True, False)),
+    ("a stop", Outcome(ok=False, refund=True), {"attempt": 3}, ("pending", None, True, False)),
+    ("a stop that late", Outcome(ok=False, refund=True), {"deadline_at": LATE}, ("pending", None, True, False)),
+    ("cancelled", failure("cancelled"), {}, ("cancelled", "user", False, False)),
+    ("cancelled after the deadline", failure("cancelled"), {"deadline_at": LATE}, ("cancelled", "user", False, False)),
+    *((f"{kind} after the deadline", failure(kind), {"deadline_at": NOW}, ("failed", "deadline", False, False))
+      for kind in (*RETRIED, "rate_limited", "permanent")),
+    ("a crash that late", failure("lost", crash=True), {"deadline_at": NOW}, ("failed", "deadline", False, True)),
+    *((f"{kind} before the deadline", failure(kind), {"deadline_at": NOW + 1}, ("delayed", "retry", False, False))
+      for kind in RETRIED),
+    ("429", failure("rate_limited"), {"attempt": 3}, ("delayed", "rate_limit", True, False)),
+    ("permanent", failure("permanent"), {}, ("failed", "permanent", False, False)),
+    ("dependency", failure("dependency"), {}, ("failed", "permanent", False, False)),
+    ("silence, attempts left", failure("timeout"), {"heartbeat_ms": 100}, ("delayed", "retry", False, False)),
+    ("silence at the last", failure("timeout"), {"attempt": 3}, ("failed", "timeout", False, False)),
+    *((f"{kind} at the last", failure(kind), {"attempt": 3}, ("failed", "exhausted", False, False))
+      for kind in RETRIED if kind != "timeout"),
+    ("a crash", failure("lost", crash=True), {}, ("delayed", "retry", False, True)),
+    ("a crash at the last", failure("lost", crash=True), {"attempt": 3}, ("failed", "exhausted", False, True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("outcome", "fields", "becomes"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_each_row_of_the_table(outcome: Outcome, fields: dict[str, Any], becomes: tuple[Any, ...]) -> None:
+    finish = settle(replace(claimed(), **fields), outcome, None, NOW, 0.5)
+    assert (finish.status, finish.reason, finish.refund, finish.crash) == becomes
+
+
+def test_a_wait_is_handed_on_with_its_end() -> None:
+    finish = decided(Outcome(ok=False, waits="go", wait_until=NOW + 9))
+    assert (finish.waits, finish.wait_until) == ("go", NOW + 9)
+    finish = decided(Outcome(ok=False, waits=""))
+    assert (finish.waits, finish.wait_until) == (None, None)
+
+
+def test_a_429_without_a_time_waits_for_the_first_wait_of_the_policy_at_least() -> None:
+    for chance in (0.0, 0.5, 0.999):
+        finish = decided(failure("rate_limited"), retry=RetryPolicy(base_ms=4_000), chance=chance)
+        assert finish.execute_after == NOW + 4_000

@@ -8,9 +8,24 @@ import anyio
 import pytest
 
 from runtime.errors import AgentNotFound, AskTimeout, ConfigInvalid, JobNotFound, LoadFailed
+from runtime.store import port
 from schemas.agents import GetAgent, GetConversation, ListAgents
 from schemas.base import Ack
-from schemas.jobs import GetJob, GetJobLogs, ListJobs, ListQueues, ListWorkers
+from schemas.jobs import (
+    ChangeQueue,
+    Dependency,
+    DrainWorker,
+    GetJob,
+    GetJobLogs,
+    ListJobs,
+    ListQueues,
+    ListWorkers,
+    Rate,
+    ResizePool,
+    ShowGraph,
+    WhyJob,
+)
+from schemas.schedules import ListSchedules
 from schemas.system import Reload, Shutdown
 
 CONFIG = """
@@ -87,7 +102,7 @@ async def test_jobs_are_shown_one_by_one_and_listed_newest_first(daemon: Any) ->
 
 async def test_what_is_not_there_is_said_to_be_not_there(daemon: Any) -> None:
     async with daemon() as s:
-        for request in (GetJob(id="x"), GetJobLogs(id="x")):
+        for request in (GetJob(id="x"), GetJobLogs(id="x"), WhyJob(id="x"), ShowGraph(id="x")):
             with pytest.raises(JobNotFound):
                 await asked(s)(request)
         for unknown in (GetAgent(name="bob"), GetConversation(name="bob")):
@@ -101,8 +116,53 @@ async def test_queues_are_shown_with_what_stands_in_them(daemon: Any) -> None:
         await s.until((await s.submit()).id)
         await s.submit(queue="slow")
         await s.caught_up()
-        found = {view.name: (view.paused, view.counts) for view in await asked(s)(ListQueues())}
-        assert found == {"default": (False, {"completed": 1}), "slow": (True, {"pending": 1})}
+        found = {view.name: (view.state, view.by, view.counts) for view in await asked(s)(ListQueues())}
+        assert found == {
+            "default": ("running", None, {"completed": 1}),
+            "slow": ("paused", "config", {"pending": 1}),
+        }
+
+
+async def test_a_queue_shows_what_a_person_changed_over_the_configuration(daemon: Any) -> None:
+    async with daemon() as s:
+        queue = s.system.ref("queue").ask
+        await queue(ChangeQueue(name="slow", state="running", max_active=2, by="ada"))
+        await queue(ChangeQueue(name="new", state="draining", rate=Rate(requests=3), by="bob"))
+        found = {view.name: view for view in await asked(s)(ListQueues())}
+        assert (found["slow"].state, found["slow"].by, found["slow"].max_active) == ("running", "ada", 2)
+        assert (found["new"].state, found["new"].by, found["new"].rate) == ("draining", "bob", Rate(requests=3))
+
+
+async def test_jobs_are_found_by_every_word_of_a_filter(daemon: Any) -> None:
+    async with daemon() as s:
+        whole = (await s.submit("sleep", args={"seconds": 1000}, tags=("t",))).id
+        part = (await s.submit(parent=whole, delay_ms=60_000)).id
+        odd = (await s.submit(queue="slow", limit_key="k", priority=1)).id
+        wrong = (await s.submit("sleep", args={"seconds": 1}, timeout_ms=1, max_attempts=1)).id
+        await s.until(wrong)
+
+        async def found(**where: Any) -> list[str]:
+            return [view.id for view in await asked(s)(ListJobs(**where))]
+
+        assert await found(tag="t") == [whole]
+        assert await found(parent=whole) == [part]
+        assert await found(queue="slow") == await found(limit_key="k") == [odd]
+        assert await found(status="delayed", reason="scheduled") == [part]
+        assert await found(kind="sleep") == [wrong, whole]
+        (dead,) = await asked(s)(ListJobs(status="failed", errors=True))
+        assert (dead.error and dead.error.code, [one.error and one.error.code for one in dead.history]) == (
+            "job.timeout",
+            ["job.timeout"],
+        )
+
+
+async def test_the_graph_of_a_job_is_shown(daemon: Any) -> None:
+    async with daemon() as s:
+        first = (await s.submit(queue="slow")).id
+        second = (await s.submit(depends_on=(Dependency(job=first),))).id
+        graph = await asked(s)(ShowGraph(id=second))
+        assert {node.id: node.status for node in graph.nodes} == {first: "pending", second: "waiting"}
+        assert [(edge.parent, edge.child) for edge in graph.edges] == [(first, second)]
 
 
 async def test_workers_are_shown_with_what_they_hold(daemon: Any) -> None:
@@ -117,6 +177,17 @@ async def test_workers_are_shown_with_what_they_hold(daemon: Any) -> None:
         assert found["agent:ada"] == ("agent", "idle", None, "ada")
 
 
+async def test_workers_show_their_pool_whom_they_serve_and_that_they_drain(daemon: Any) -> None:
+    pools = "    [pools.big]\n    lane = 'loop'\n    size = 1\n    queues = ['renders']\n"
+    async with daemon(CONFIG + pools) as s:
+        await s.system.ref("queue").ask(DrainWorker(id="worker:loop-1"))
+        await s.caught_up()
+        found = {view.id: (view.pool, view.serves, view.draining) for view in await asked(s)(ListWorkers())}
+        assert found["worker:big-1"] == ("big", ("renders",), False)
+        assert found["worker:loop-1"] == ("loop", (), True)
+        assert found["worker:loop-2"] == ("loop", (), False)
+
+
 async def test_workers_of_the_boot_before_are_offline(daemon: Any) -> None:
     async with daemon(CONFIG.replace("pool = 2", "pool = 3")) as s:
         await s.caught_up()
@@ -125,6 +196,118 @@ async def test_workers_of_the_boot_before_are_offline(daemon: Any) -> None:
         await s.caught_up()
         found = {view.id: view.status for view in await asked(s)(ListWorkers())}
         assert (found["worker:loop-1"], found["worker:loop-3"]) == ("idle", "offline")
+
+
+# -- why a job does not move; the words themselves are tested with `why` -----------------------------------------------
+
+
+async def codes(s: Any, job: str) -> list[str]:
+    return [reason.code for reason in (await asked(s)(WhyJob(id=job))).reasons]
+
+
+async def test_why_tells_of_the_queue_and_who_paused_it(daemon: Any) -> None:
+    async with daemon() as s:
+        job = (await s.submit(queue="slow")).id
+        view = await asked(s)(WhyJob(id=job))
+        assert view.summary == "pending: its queue slow is paused by the configuration"
+        await s.system.ref("queue").ask(ChangeQueue(name="slow", state="paused", by="ada"))
+        assert (await asked(s)(WhyJob(id=job))).reasons[0].data["by"] == "ada"
+
+
+async def test_why_tells_that_all_workers_of_its_pool_are_busy_or_drained(daemon: Any) -> None:
+    async with daemon() as s:
+        for _ in range(2):
+            await s.submit("sleep", args={"seconds": 100})
+        await s.caught_up()
+        job = (await s.submit()).id
+        await s.caught_up()
+        assert await codes(s, job) == ["workers.busy", "queue.position"]
+        child = (await s.submit("shell", args={"argv": ["true"]}, delay_ms=1)).id
+        await s.system.ref("queue").ask(DrainWorker(id="worker:child-1"))
+        await anyio.sleep(1)
+        assert await codes(s, child) == ["workers.draining", "queue.position"]
+        await s.system.ref("queue").ask(ResizePool(name="child", size=0))
+        with anyio.fail_after(60):
+            while await codes(s, child) != ["workers.none", "queue.position"]:
+                await anyio.sleep(1)
+
+
+async def test_why_tells_of_the_limits_of_its_queue(daemon: Any) -> None:
+    async with daemon(CONFIG + "    [queues.one]\n    max_active = 1\n") as s:
+        await s.submit("sleep", queue="one", args={"seconds": 100})
+        job = (await s.submit(queue="one")).id
+        await s.caught_up()
+        assert await codes(s, job) == ["queue.max_active", "queue.position"]
+
+
+async def test_why_tells_of_the_rate_of_its_queue(daemon: Any) -> None:
+    async with daemon(CONFIG + "    [queues.api]\n    rate = { requests = 1, per = '1h' }\n") as s:
+        await s.until((await s.submit(queue="api")).id)
+        job = (await s.submit(queue="api")).id
+        await s.caught_up()
+        assert (await codes(s, job))[0] == "queue.rate"
+        await anyio.sleep(30)  # by now the level of the bucket is on the disk
+        view = await asked(s)(WhyJob(id=job))
+        assert view.reasons[0].text.startswith("its queue api is rate-limited to 1 starts in 1 h: the next is at ")
+
+
+async def test_why_tells_who_holds_its_key(daemon: Any) -> None:
+    async with daemon() as s:
+        holder = (await s.submit("sleep", args={"seconds": 100}, limit_key="k")).id
+        job = (await s.submit(limit_key="k")).id
+        await s.caught_up()
+        view = await asked(s)(WhyJob(id=job))
+        assert view.reasons[0].data == {"key": "k", "active": [holder], "max": 1}
+
+
+async def test_why_tells_of_parts_that_live(daemon: Any) -> None:
+    async with daemon() as s:
+        whole = (await s.submit("sleep", args={"seconds": 1}, queue="slow")).id
+        part = (await s.submit(parent=whole, queue="slow")).id
+        (claimed,) = await claim(s, "slow")
+        await s.house.store.commit([port.FinishJobs((port.Finish(claimed, "waiting", "children"),), 0)])
+        view = await asked(s)(WhyJob(id=whole))
+        assert view.reasons[0].data["jobs"] == [{"id": part, "status": "pending"}]
+
+
+async def claim(s: Any, queue: str) -> tuple[Any, ...]:
+    """Take a job as a worker nobody knows, whatever its queue says."""
+    change = port.ClaimJobs(queue, "loop", ("nobody",), s.house.boot, s.house.clock.now(), 2**40)
+    (claimed,) = await s.house.store.commit([change])
+    return tuple(claimed)
+
+
+async def test_why_tells_how_the_agent_of_a_message_is(daemon: Any, tmp_path: Path) -> None:
+    async with daemon() as s:
+        await s.say("count", "wait 100")
+        await s.caught_up()
+        same, other = await s.say("count", "again"), await s.say("count", "hi", "another")
+        assert (await codes(s, same))[0] == "agent.conversation"
+        assert (await codes(s, other))[0] == "agent.busy"
+        await anyio.sleep(200)
+        s.system.quarantine("agent:ada", "a person said so")
+        with anyio.fail_after(60):
+            while s.system.cell("agent:ada").state != "quarantined":
+                await anyio.sleep(0.1)
+        parked = await s.say("ada", "hi")
+        view = await asked(s)(WhyJob(id=parked))
+        assert view.reasons[0].text == "the agent ada is quarantined: a person said so"
+        write(tmp_path, CONFIG.replace("[agents.ada]", "[agents.bob]"))
+        await asked(s)(Reload())
+        assert (await codes(s, parked))[0] == "agent.unknown"
+
+
+async def test_why_tells_that_a_kind_is_unknown(daemon: Any, tmp_path: Path) -> None:
+    kind = "    [kinds.count]\n    run = 'agents:Count'\n"
+    async with daemon(CONFIG + kind) as s:
+        job = (await s.submit("count", delay_ms=60_000)).id
+        write(tmp_path, CONFIG)
+        await asked(s)(Reload())
+        await s.until(job, "paused")
+        assert await codes(s, job) == ["paused.kind"]
+
+
+# -- agents ------------------------------------------------------------------------------------------------------------
 
 
 async def test_agents_are_listed_with_who_they_are_and_how_they_do(daemon: Any) -> None:
@@ -238,6 +421,16 @@ async def test_a_changed_provider_restarts_those_who_speak_with_it(daemon: Any, 
         found = await asked(s)(Reload())
         assert (found.restarted, found.unchanged) == (("ada",), ("count",))
         assert await answer(s, "ada") == "hi"
+
+
+async def test_a_reload_reaches_the_schedules(daemon: Any, tmp_path: Path) -> None:
+    async with daemon() as s:
+        assert await s.system.ref("schedules").ask(ListSchedules()) == ()
+        fires = "    [schedules.often]\n    cron = '* * * * *'\n    kind = 'echo'\n    tags = ['often']\n"
+        write(tmp_path, CONFIG + fires)
+        await asked(s)(Reload())
+        await anyio.sleep(61)
+        assert await asked(s)(ListJobs(tag="often"))
 
 
 async def test_what_only_a_new_start_applies_is_named(daemon: Any, tmp_path: Path) -> None:

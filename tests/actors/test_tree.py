@@ -56,6 +56,7 @@ def test_what_a_part_needs_stands_before_it(grown: Any) -> None:
         "workers",
         "models",
         "agents",
+        "schedules",
         "system",
         "control",
     ]
@@ -120,8 +121,8 @@ async def test_everybody_comes_up_in_order_and_goes_down_in_reverse(whole: Any) 
     config = CONFIG[: CONFIG.index("    [agents.own]")]
     async with whole(config) as s:
         up = [name for name, _ in s.heard("actor.started")]
-        assert (up[0], up[1], up[-2:]) == ("store", "queue", ["agent:ada", "system"])
+        assert (up[0], up[1], up[-3:]) == ("store", "queue", ["agent:ada", "schedules", "system"])
         workers = [name for name in s.system.names() if name.startswith("worker:")]
         happened = s.happened
     down = [name for kind, name, _ in happened if kind == "actor.stopped"]
-    assert down == ["system", "agent:ada", *reversed(workers), "queue", "store"]
+    assert down == ["system", "schedules", "agent:ada", *reversed(workers), "queue", "store"]

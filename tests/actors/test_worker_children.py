@@ -1,12 +1,55 @@
 """Workers that run jobs in processes of their own: real processes, on a real clock."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from schemas.jobs import SignalJob
+
 JOBS = """
-    import os, signal, sys
+    import os, signal, sys, time
+    from runtime.outcomes import AsyncJobContext, JobContext, StepResult
+
+    def note(path, word):
+        with open(path, "a") as file:
+            file.write(word + "\\n")
+        return StepResult({"noted": word}, cost=0.5)
+
+    def order(path, ctx: JobContext):
+        receipt = ctx.step("charge", note, path, "charged")
+        for n in range(2):
+            ctx.submit("echo", {"n": n}, name=f"part {n}")
+        parts = [one.result["n"] for one in ctx.wait_children()]
+        ctx.sleep(1.0)
+        approved = ctx.wait_signal("approved", timeout=3600)
+        ctx.step("ship", note, path, "shipped")
+        return [receipt, parts, approved, ctx.attempt]
+
+    async def order_async(path, ctx: AsyncJobContext):
+        receipt = await ctx.step("charge", note, path, "charged")
+        for n in range(2):
+            await ctx.submit("echo", {"n": n}, name=f"part {n}")
+        parts = [one.result["n"] for one in await ctx.wait_children()]
+        await ctx.sleep(1.0)
+        approved = await ctx.wait_signal("approved", timeout=3600)
+        await ctx.step("ship", note, path, "shipped")
+        return [receipt, parts, approved, ctx.attempt]
+
+    def repeats(ctx):
+        ctx.step("one", len, "a")
+        ctx.step("one", len, "a")
+
+    def silent():
+        time.sleep(60)
+
+    def ticks(ctx):
+        for _ in range(8):
+            time.sleep(0.1)
+            ctx.heartbeat()
+        return "lived"
 
     def shout(text):
         print("to stdout")
@@ -24,7 +67,7 @@ JOBS = """
 """
 CONFIG = "[runtime]\npool = 1\nchild_pool = 2\ngrace = '1s'\n" + "\n".join(
     f"[kinds.{name}]\nrun = 'work:{name}'\nretry = {{ base = '1ms', jitter = 0.0 }}"
-    for name in ("shout", "bug", "kills_itself", "leaves")
+    for name in ("shout", "bug", "kills_itself", "leaves", "order", "order_async", "repeats", "silent", "ticks")
 )
 
 
@@ -125,3 +168,41 @@ async def test_a_stop_ends_what_runs_and_gives_the_attempt_back(whole: Any) -> N
     await disk.open()
     view = await disk.job(submitted.id)
     assert (view.status, view.attempts) == ("pending", 0)
+
+
+# -- durable code in a process -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["order", "order_async"])
+async def test_code_in_a_process_is_run_again_and_does_each_thing_once(work: Any, tmp_path: Path, kind: str) -> None:
+    async with work() as s:
+        job = (await s.submit(kind, args={"path": str(tmp_path / "notes")})).id
+        with anyio.fail_after(30):
+            while (await s.stands(job)) != ("waiting", "signal"):
+                await anyio.sleep(0.02)
+        await s.system.ref("queue").ask(SignalJob(id=job, name="approved", payload="grace"))
+        view = await s.until(job)
+        assert (view.status, view.attempts) == ("completed", 1)
+        assert view.result == [{"noted": "charged"}, [0, 1], "grace", 1]
+        assert (tmp_path / "notes").read_text() == "charged\nshipped\n"
+        costs = {step.name: step.cost for step in view.steps if not step.name.startswith("~")}
+        assert costs == {"charge": 0.5, "ship": 0.5}
+
+
+async def test_an_error_of_ours_in_a_process_is_told_as_in_the_loop(work: Any) -> None:
+    async with work() as s:
+        view = await ended(s, "repeats")
+        assert (view.status, view.reason, view.error.code) == ("failed", "permanent", "job.step_repeated")
+
+
+async def test_a_process_that_is_silent_for_too_long_is_ended(work: Any) -> None:
+    async with work() as s:
+        view = await ended(s, "silent", heartbeat_ms=400, max_attempts=1)
+        assert (view.status, view.reason) == ("failed", "timeout")
+        assert "nothing was heard" in view.error.detail
+
+
+async def test_a_process_that_shows_that_it_lives_goes_on(work: Any) -> None:
+    async with work() as s:
+        view = await ended(s, "ticks", heartbeat_ms=60_000)
+        assert view.result == "lived"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -53,6 +54,7 @@ class FakeDaemon:
     version: str = field(default_factory=version_of_cli)
     seen: list[Seen] = field(default_factory=list)
     hung_up: Event = field(default_factory=Event)
+    held: list[socket.socket] = field(default_factory=list)
     answers: dict[tuple[str, str], list[Callable[["Handler"], None]]] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -64,6 +66,9 @@ class FakeDaemon:
     def stop(self) -> None:
         self.server.shutdown()
         self.thread.join()
+        for connection in self.held:  # a command that was run in this process leaves its own to the process's end
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self.server.server_close()
         self.path.unlink()
 
@@ -71,7 +76,7 @@ class FakeDaemon:
         """Answer with JSON; said twice for one path, the answers are given in turn and the last one stays."""
         self.answers.setdefault((method, path), []).append(lambda handler: handler.answer(value, status))
 
-    def problem(self, method: str, path: str, code: str, detail: str, **data: Any) -> None:
+    def problem(self, method: str, path: str, code: str, detail: str, /, **data: Any) -> None:
         self.on(method, path, problem(code, detail, **data), CODES[code].status)
 
     def stream(self, method: str, path: str, *parts: Any) -> None:
@@ -83,7 +88,7 @@ class FakeDaemon:
         return only
 
 
-def problem(code: str, detail: str, **data: Any) -> dict[str, Any]:
+def problem(code: str, detail: str, /, **data: Any) -> dict[str, Any]:
     entry = CODES[code]
     return {
         "code": code,
@@ -157,6 +162,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def hold(handler: Handler) -> None:
     """Wait until the other side hangs up."""
+    handler.server.play.held.append(handler.connection)
     assert handler.connection.recv(1) == b""
     handler.server.play.hung_up.set()
 
@@ -278,7 +284,7 @@ def make_job() -> Callable[..., dict[str, Any]]:
     """Build a job as the daemon shows it."""
 
     def job(**changes: Any) -> dict[str, Any]:
-        view = {
+        view: dict[str, Any] = {
             "id": "0193-a",
             "name": "sleep",
             "queue": "default",

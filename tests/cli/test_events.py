@@ -7,7 +7,7 @@ from typing import Any
 
 NOW = 1_790_000_000_000
 ENDED = {"offset": 41, "at": NOW, "type": "job.completed", "subject": "0193-a", "data": {"attempt": 1, "x": "a b\n"}}
-TOKEN = {"offset": None, "at": NOW, "type": "agent.token", "subject": "agent:echo", "data": {}}
+TOKEN: dict[str, Any] = {"offset": None, "at": NOW, "type": "agent.token", "subject": "agent:echo", "data": {}}
 
 
 def test_events_are_lines_from_the_beginning(cli: Callable[..., Any], fake: Any) -> None:

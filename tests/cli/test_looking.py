@@ -1,5 +1,6 @@
-"""`status`, `ps`, `workers ls`, `queues ls` as they look, word for word."""
+"""`status` and `ps` as they look, word for word, and JSON as it came."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,7 @@ def test_status_is_one_screen(cli: Callable[..., Any], fake: Any) -> None:
         "loop lag    0.3 ms\n"
         "agents      2 idle, 1 busy\n"
         "workers     none\n"
+        "repairs     none\n"
         "\n"
         "QUEUE            PENDING  ACTIVE  DELAYED  WAITING  PAUSED  COMPLETED  FAILED  CANCELLED\n"
         "default                3       1        0        0       0        120       0          0\n"
@@ -76,8 +78,40 @@ def test_status_names_what_is_wrong_and_who_blocks(cli: Callable[..., Any], fake
     assert lines[-1] == "warning: disk\\x07 full"
 
 
+def test_status_tells_repairs_and_which_queues_are_held_back(cli: Callable[..., Any], fake: Any) -> None:
+    fake.on("GET", "/v1/status", STATUS | {"repairs": {"counts": 1, "deps_released": 2}})
+    queue: dict[str, Any] = {"state": "running", "by": None, "since": None, "blocked_until": None, "counts": {}}
+    queues = [
+        queue | {"name": "api", "blocked_until": NOW + 12_000},
+        queue | {"name": "default", "blocked_until": NOW - 12_000},
+        queue | {"name": "mail", "state": "paused", "by": "ada", "since": NOW - 180_000},
+        queue | {"name": "slow", "state": "paused", "by": "config"},
+    ]
+    fake.on("GET", "/v1/queues", queues)
+    lines = cli("status").out.splitlines()
+    assert "repairs     1 counts, 2 deps_released" in lines
+    assert lines[-3:] == [
+        "held: api goes on in 12 s: a provider said 429",
+        "held: mail is paused by ada, 3 min ago; understudy queues resume mail",
+        "held: slow is paused by the configuration; understudy queues resume slow",
+    ]
+
+
+def test_status_comes_also_where_the_actors_do_not_answer(cli: Callable[..., Any], fake: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("runtime.cli.looking.HELD_TIMEOUT", 0.1)
+    fake.on("GET", "/v1/status", STATUS)
+    free = threading.Event()
+    fake.answers["GET", "/v1/queues"] = [lambda handler: free.wait(20)]
+    try:
+        ended = cli("status")
+    finally:
+        free.set()
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("understudy 0.1.0  ok")
+
+
 def test_reading_commands_pass_json_on_unchanged(cli: Callable[..., Any], fake: Any) -> None:
-    queue = {"name": "default", "paused": False, "counts": {"pending": 1}}
+    queue = {"name": "default", "state": "running", "counts": {"pending": 1}}
     worker = {"id": "child-1", "agent": None, "lane": "child", "status": "idle", "job": None, "last_heartbeat_at": NOW}
     for argv, path, value in (
         (["status"], "/v1/status", STATUS),
@@ -98,36 +132,6 @@ def test_ps_is_a_tree(cli: Callable[..., Any], fake: Any) -> None:
         "root               running             0        0  -             0  -                -\n"
         "  agent:assistant  quarantined        12        4  1 min      1033  agent.say (3 s)  "
         "ValueError: bad\\x1b[2Jstate\n"
-    )
-
-
-def test_workers_and_queues_are_tables(cli: Callable[..., Any], fake: Any) -> None:
-    busy = {
-        "id": "child-1",
-        "lane": "child",
-        "status": "busy",
-        "agent": None,
-        "job": "0193-a",
-        "last_heartbeat_at": NOW,
-    }
-    served = {
-        "id": "w-2",
-        "lane": "agent",
-        "status": "idle",
-        "agent": "echo",
-        "job": None,
-        "last_heartbeat_at": NOW - 9000,
-    }
-    fake.on("GET", "/v1/workers", [busy, served])
-    assert cli("workers", "ls").out == (
-        "ID       LANE   STATUS  AGENT  JOB     HEARTBEAT\n"
-        "child-1  child  busy    -      0193-a  0 s ago\n"
-        "w-2      agent  idle    echo   -       9 s ago\n"
-    )
-    fake.on("GET", "/v1/queues", [{"name": "default", "paused": True, "counts": {"failed": 2}}])
-    assert cli("queues", "ls").out == (
-        "QUEUE    HELD  PENDING  ACTIVE  DELAYED  WAITING  PAUSED  COMPLETED  FAILED  CANCELLED\n"
-        "default  yes         0       0        0        0       0          0       2          0\n"
     )
 
 

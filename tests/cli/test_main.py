@@ -30,7 +30,14 @@ def test_help_lists_every_command(cli: Callable[..., Any], flag: str) -> None:
 
 
 def test_every_command_and_subcommand_has_help(cli: Callable[..., Any]) -> None:
-    groups = {"agents": "ls show", "jobs": "submit ls show logs cancel retry wait", "workers": "ls", "queues": "ls"}
+    groups = {
+        "agents": "ls show",
+        "jobs": "submit submit-batch ls show wait logs cancel retry pause resume signal graph dead",
+        "queues": "ls pause drain resume set",
+        "schedules": "ls show add rm trigger pause resume",
+        "workers": "ls drain resume",
+        "pools": "resize",
+    }
     paths = [[name] for name in COMMANDS] + [[group, sub] for group in groups for sub in groups[group].split()]
     for path in paths:
         ended = cli(*path, "-h")
@@ -53,7 +60,10 @@ def test_a_daemon_that_is_down_is_exit_code_3_on_every_command_that_needs_it(
     commands = [
         "status", "ps", "agents ls", "agents show a", "jobs ls", "jobs show 1", "jobs logs 1", "jobs logs 1 -f",
         "jobs cancel 1", "jobs retry 1", "jobs wait 1", "jobs submit echo", "jobs submit echo --wait", "workers ls",
-        "queues ls", "events", "events -f", "reload", "down", "ask a hello", "ask a hello --detach", "send queue x",
+        "workers drain 1", "pools resize loop 2", "queues ls", "queues pause q", "queues set q --max-active 2",
+        "schedules ls", "schedules show s", "schedules add s --cron @daily echo", "schedules trigger s", "why 1",
+        "jobs dead", "jobs graph 1", "jobs pause 1", "jobs resume --tag t", "jobs signal 1 go", "jobs wait 1 2",
+        "events", "events -f", "reload", "down", "ask a hello", "ask a hello --detach", "send queue x",
     ]  # fmt: skip
     for command in commands:
         ended = cli(*command.split())

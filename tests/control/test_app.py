@@ -3,15 +3,47 @@
 import json
 import logging
 import threading
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 
+from runtime.control.decode import resolve
 from runtime.errors import MailboxFull, StoreFull
 from schemas.agents import GetConversation
 from schemas.base import Message
-from schemas.jobs import CancelJob, GetJob, GetJobLogs, ListJobs, ListWorkers, SubmitJob
+from schemas.codes import CODES
+from schemas.jobs import (
+    ActOnJobs,
+    CancelJob,
+    ChangeQueue,
+    Dependency,
+    DrainWorker,
+    GetJob,
+    GetJobLogs,
+    JobFilter,
+    ListJobs,
+    ListWorkers,
+    NewJob,
+    PauseJob,
+    Rate,
+    ResizePool,
+    ResumeJob,
+    RetryJob,
+    ShowGraph,
+    SignalJob,
+    SubmitJob,
+    SubmitJobs,
+    WhyJob,
+)
 from schemas.operations import OPERATIONS
+from schemas.schedules import (
+    AddSchedule,
+    GetSchedule,
+    ListSchedules,
+    PauseSchedule,
+    RemoveSchedule,
+    TriggerSchedule,
+)
 from schemas.system import HealthView, Shutdown
 
 WAIT = 20.0
@@ -291,6 +323,135 @@ class TestIdempotency:
     def test_it_means_nothing_where_nothing_is_created(self, control: Any) -> None:
         control.get("/v1/agents", "Idempotency-Key: once")
         assert control.backend.asked[0][2] is None
+
+
+class TestTheQueue:
+    """The operations on jobs, queues, workers and schedules reach their actor as the message that they are."""
+
+    @pytest.mark.parametrize(
+        ("method", "path", "body", "actor", "message"),
+        [
+            ("GET", "/v1/jobs/j/why", None, "system", WhyJob(id="j")),
+            ("GET", "/v1/jobs/j/graph?limit=7", None, "system", ShowGraph(id="j", limit=7)),
+            (
+                "GET",
+                "/v1/jobs?status=failed&reason=poison&tag=t&parent=p&limit_key=k&errors=true&limit=3",
+                None,
+                "system",
+                ListJobs(status="failed", reason="poison", tag="t", parent="p", limit_key="k", errors=True, limit=3),
+            ),
+            ("POST", "/v1/jobs/j/pause", {}, "queue", PauseJob(id="j")),
+            ("POST", "/v1/jobs/j/resume", None, "queue", ResumeJob(id="j")),
+            ("POST", "/v1/jobs/j/retry", {"dependants": True}, "queue", RetryJob(id="j", dependants=True)),
+            (
+                "POST",
+                "/v1/jobs/j/signal",
+                {"name": "go", "payload": [1]},
+                "queue",
+                SignalJob(id="j", name="go", payload=[1]),
+            ),
+            (
+                "POST",
+                "/v1/jobs/act",
+                {"action": "retry", "where": {"status": "failed"}, "dry_run": True},
+                "queue",
+                ActOnJobs(action="retry", where=JobFilter(status="failed"), dry_run=True),
+            ),
+            (
+                "POST",
+                "/v1/queues/agent%3Aada",
+                {"state": "paused", "rate": {"requests": 2}, "by": "bob"},
+                "queue",
+                ChangeQueue(name="agent:ada", state="paused", rate=Rate(requests=2), by="bob"),
+            ),
+            (
+                "POST",
+                "/v1/workers/worker%3Aloop-1/drain",
+                {"drain": False},
+                "queue",
+                DrainWorker(id="worker:loop-1", drain=False),
+            ),
+            ("POST", "/v1/pools/loop", {"size": 3}, "queue", ResizePool(name="loop", size=3)),
+            ("GET", "/v1/schedules", None, "schedules", ListSchedules()),
+            ("GET", "/v1/schedules/s?limit=0", None, "schedules", GetSchedule(name="s", limit=0)),
+            (
+                "POST",
+                "/v1/schedules",
+                {"name": "s", "cron": "@daily", "job": {"kind": "echo"}},
+                "schedules",
+                AddSchedule(name="s", cron="@daily", job=NewJob(kind="echo")),
+            ),
+            ("POST", "/v1/schedules/s/remove", {}, "schedules", RemoveSchedule(name="s")),
+            ("POST", "/v1/schedules/s/trigger", {}, "schedules", TriggerSchedule(name="s")),
+            ("POST", "/v1/schedules/s/pause", {"paused": False}, "schedules", PauseSchedule(name="s", paused=False)),
+        ],
+        ids=lambda value: value if isinstance(value, str) and value.startswith("/") else "",
+    )
+    def test_a_request_becomes_its_message(
+        self, control: Any, method: str, path: str, body: Any, actor: str, message: Message
+    ) -> None:
+        control.backend.answer = lambda message: {}
+        answer = control.get(path) if method == "GET" else control.post(path, body or {})
+        assert answer.status == 200, answer.body
+        assert control.backend.asked == [(actor, message, None)]
+
+    def test_every_operation_of_an_actor_is_answered_by_what_its_message_promises(self) -> None:
+        for operation in OPERATIONS:
+            if operation.served == "actor":
+                promised = resolve(operation.request).reply_type()
+                listed = get_args(promised)[0] if get_origin(promised) is tuple else promised
+                assert listed is resolve(operation.reply), operation.name
+
+    def test_every_error_of_the_table_has_a_code(self) -> None:
+        assert [code for operation in OPERATIONS for code in operation.errors if code not in CODES] == []
+
+    def test_a_batch_keeps_its_order_and_its_edges(self, control: Any) -> None:
+        control.backend.answer = lambda message: ()
+        jobs = [{"kind": "echo", "ref": "a"}, {"kind": "echo", "depends_on": [{"job": "#a", "on_failure": "run"}]}]
+        assert control.post("/v1/jobs/batch", {"jobs": jobs}).status == 200
+        ((actor, message, _),) = control.backend.asked
+        assert actor == "queue"
+        first = NewJob(kind="echo", ref="a")
+        second = NewJob(kind="echo", depends_on=(Dependency(job="#a", on_failure="run"),))
+        assert message == SubmitJobs(jobs=(first, second))
+
+    def test_the_key_of_a_batch_is_the_key_of_each_of_its_jobs(self, control: Any) -> None:
+        control.backend.answer = lambda message: ()
+        jobs = [{"kind": "echo"}, {"kind": "echo", "key": "mine"}, {"kind": "echo", "key": None}]
+        control.post("/v1/jobs/batch", {"jobs": jobs}, "Idempotency-Key: night")
+        assert [job.key for job in control.backend.asked[0][1].jobs] == ["night/0", "mine", "night/2"]
+
+    def test_a_batch_may_be_larger_than_another_body(self, control: Any) -> None:
+        control.backend.answer = lambda message: ()
+        jobs = [{"kind": "echo", "args": {"text": "x" * 1000}}] * 2000
+        assert control.post("/v1/jobs/batch", {"jobs": jobs}).status == 200
+        assert control.post("/v1/jobs", jobs[0] | {"args": {"text": "x" * 2_000_000}}).code == "request.too_large"
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/v1/jobs/batch", {"jobs": []}),
+            ("/v1/jobs/batch", {"jobs": [{"kind": "echo"}, {"kind": "echo", "tags": ["a b"]}]}),
+            ("/v1/jobs/batch", {"jobs": [{"kind": "echo", "depends_on": [{"job": "#a", "on_failure": "hope"}]}]}),
+            ("/v1/jobs/batch", {"jobs": "all"}),
+            ("/v1/jobs/act", {"action": "delete"}),
+            ("/v1/jobs/act", {"action": "cancel", "where": {"colour": "red"}}),
+            ("/v1/jobs/j/signal", {"payload": 1}),
+            ("/v1/queues/mail", {"state": "asleep"}),
+            ("/v1/queues/mail", {"max_active": -1}),
+            ("/v1/queues/Mail", {"state": "paused"}),
+            ("/v1/pools/loop", {"size": "many"}),
+            ("/v1/schedules", {"name": "s", "cron": "@daily", "job": {"kind": "echo", "key": "k"}}),
+        ],
+    )
+    def test_what_is_not_valid_is_refused_at_the_door(self, control: Any, path: str, body: Any) -> None:
+        answer = control.post(path, body)
+        assert (answer.status, answer.code) == (400, "request.invalid")
+        assert control.backend.asked == []
+
+    def test_a_filter_with_an_unknown_word_is_refused(self, control: Any) -> None:
+        for query in ("status=lost", "colour=red", "errors=maybe"):
+            assert control.get(f"/v1/jobs?{query}").code == "request.invalid"
 
 
 class TestOpenApi:

@@ -29,7 +29,7 @@ def test_a_job_that_ends_the_daemon_is_run_apart_from_then_on(fresh: Any, tmp_pa
     path = tmp_path / "runs"
     neighbour = fresh.submit("pause", args={"path": str(tmp_path / "pause")})
     fresh.run("echo")
-    bad = fresh.submit("exits", args={"path": str(path)})
+    bad = fresh.submit("exits", args={"path": str(path)}, delay_ms=200)  # else it is over before the answer has left
     assert fresh.await_end() == 7
     (tmp_path / "pause.go").touch()
 
@@ -114,7 +114,7 @@ def kill_with_a_message(daemon: Any, tmp_path: Path) -> str:
     bomb = tmp_path / "bomb"
     bomb.touch()
     args = {"agent": "counter", "type": "demo.die", "message": {"path": str(bomb)}}
-    job = str(daemon.submit("agent.message", args=args))
+    job = str(daemon.submit("agent.message", args=args, delay_ms=200))  # else it is over before the answer has left
     assert daemon.await_end() == 9
     bomb.unlink()
     return job

@@ -158,7 +158,7 @@ def test_a_message_that_kills_the_daemon_becomes_poison_and_its_neighbours_are_a
     bomb = tmp_path / "bomb"
     bomb.touch()
     args = {"agent": "counter", "type": "demo.die", "message": {"path": str(bomb)}}
-    job = fresh.submit("agent.message", args=args)
+    job = fresh.submit("agent.message", args=args, delay_ms=200)  # else it is over before the answer has left
     neighbour = {"agent": "sibling", "type": "demo.save", "message": {"n": 1}}
     deaths = 0
     others: list[str] = []

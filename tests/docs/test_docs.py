@@ -31,7 +31,7 @@ def text(path: Path) -> str:
 
 
 def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text(path), re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}(?: [\w.-]+)?\n(.*?)^```$", text(path), re.DOTALL | re.MULTILINE)
 
 
 def all_blocks(language: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The examples, run as their README files say: every command in a shell, every answer compared."""
+"""The examples and the pages with commands, run as they say: every command in a shell, every answer compared."""
 
 import re
 import shutil
@@ -15,6 +15,7 @@ pytestmark = pytest.mark.daemon
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/README.md"))
+PAGES = sorted(path for path in ROOT.glob("docs/**/*.md") if "```console" in path.read_text(encoding="utf-8"))
 MARK = "--- end of a command:"
 
 
@@ -71,17 +72,19 @@ def stage(new_daemon: Callable[..., Any]) -> Iterator[Any]:
         daemon.cli("down", "--now", UNDERSTUDY_HOME=str(socket.parent))
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_does_what_its_readme_shows(stage: Any, example: str) -> None:
-    asked = commands((ROOT / "examples" / example / "README.md").read_text(encoding="utf-8"))
+def files(markdown: str) -> dict[str, str]:
+    """Return the blocks that name a file after their language, by that name."""
+    return dict(re.findall(r"^```\w+ ([\w.-]+)\n(.*?)^```$", markdown, re.DOTALL | re.MULTILINE))
+
+
+def compare(asked: list[Command], stage: Any, folder: Path) -> None:
+    """Run commands in *folder* and compare what each says and whether it fails."""
     environment = stage.environment()
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-
     done = subprocess.run(
         ["sh"],
         input=script(asked),
-        cwd=stage.folder,
+        cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -89,7 +92,6 @@ def test_an_example_does_what_its_readme_shows(stage: Any, example: str) -> None
         timeout=100,
         check=False,
     )
-
     answers = re.split(rf"{MARK} (\d+)\n", done.stdout)
     said, codes = answers[:-1:2], answers[1::2]
     assert len(said) == len(asked), done.stdout
@@ -97,6 +99,25 @@ def test_an_example_does_what_its_readme_shows(stage: Any, example: str) -> None
         assert command.fits(answer), f"$ {command.text}\n{answer}"
         assert (code != "0") is command.fails, f"$ {command.text}\nexit code {code}\n{answer}"
     stage.assert_alone()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT / "docs")))
+def test_a_page_says_what_happens(stage: Any, page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    folder = stage.folder / "page"
+    folder.mkdir(mode=0o700)
+    for name, content in files(text).items():
+        (folder / name).write_text(content, encoding="utf-8")
+        (folder / name).chmod(0o600)
+    compare(commands(text), stage, folder)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_does_what_its_readme_shows(stage: Any, example: str) -> None:
+    asked = commands((ROOT / "examples" / example / "README.md").read_text(encoding="utf-8"))
+    compare(asked, stage, stage.folder)
     assert unnamed_files(stage.home) == set()
 
 

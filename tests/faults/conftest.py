@@ -1,6 +1,7 @@
 """What the faults share: jobs that leave a trace on the disk, a store filled beforehand, and a small disk."""
 
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +27,38 @@ def trace(path, key, seconds):
     return key
 
 
+def stepped(path, key, ctx):
+    """Three steps; each says when its body runs, and when it was recorded."""
+    note(path, key, "start")
+    for name in ("one", "two", "three"):
+        ctx.step(name, body, path, key, name)
+        note(path, key, "kept:" + name)
+    note(path, key, "end")
+
+
+def body(path, key, name):
+    note(path, key, "body:" + name)
+    time.sleep(0.03)
+    return name
+
+
+def family(path, key, ctx):
+    """Two parts, waited for."""
+    note(path, key, "start")
+    for part in ("x", "y"):
+        ctx.submit("trace", {"path": path, "key": key + part, "seconds": 0.05}, name=part)
+    assert [part.result for part in ctx.wait_children()] == [key + "x", key + "y"]
+    note(path, key, "end")
+
+
+def patient(path, key, ctx):
+    """Wait for a signal."""
+    note(path, key, "start")
+    said = ctx.wait_signal("go")
+    note(path, key, "end")
+    return said
+
+
 def note(path, key, phase):
     line = f"{key} {phase} {os.getpid()} {time.time_ns() // 1_000_000}\\n"
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -37,6 +70,21 @@ def note(path, key, phase):
 KIND = """
 [kinds.trace]
 run = "tracing:trace"
+
+[kinds.stepped]
+run = "tracing:stepped"
+
+[kinds.family]
+run = "tracing:family"
+
+[kinds.patient]
+run = "tracing:patient"
+
+[schedules.often]
+cron = "* * * * *"
+kind = "echo"
+catchup = "all"
+overlap = "allow"
 """
 
 COUNTER = """
@@ -98,6 +146,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting is not permitted here")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory where there is one: nothing here depends on a real disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="us-", dir=memory if memory.is_dir() else None) as name:
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

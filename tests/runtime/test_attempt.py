@@ -13,7 +13,7 @@ from runtime.core.actor import Actor, handles
 from runtime.core.spec import ChildSpec, SupervisorSpec
 from runtime.core.system import ActorSystem
 from runtime.errors import ActorStopped, LlmAuth, LlmRateLimited, StoreFull
-from runtime.outcomes import Cancel, Fail, Retry, Snooze
+from runtime.outcomes import Cancel, Fail, Retry, SignalTimeout, Snooze
 from schemas.base import Message
 from schemas.jobs import Lease
 
@@ -102,6 +102,52 @@ async def test_a_newer_attempt_takes_the_place_of_an_older_one() -> None:
     assert newer.cancelled
 
 
+# -- a lost lease ------------------------------------------------------------------------------------------------------
+
+
+async def test_an_attempt_whose_lease_is_lost_ends_and_is_neither_cancelled_nor_timed_out() -> None:
+    board = Board()
+    with board.running(lease(epoch=2)) as attempt:
+        assert board.lose("job-1", 2)
+        await anyio.sleep_forever()
+    assert (attempt.lost, attempt.ending, attempt.cancelled, attempt.timed_out) == (True, True, False, False)
+
+
+@pytest.mark.parametrize(("job", "epoch"), [("job-2", 1), ("job-1", 2)])
+async def test_a_lease_lost_by_another_attempt_ends_nothing(job: str, epoch: int) -> None:
+    board = Board()
+    with board.running(lease()) as attempt:
+        assert not board.lose(job, epoch)
+        await anyio.lowlevel.checkpoint()
+    assert not attempt.lost
+
+
+# -- silence -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_attempt_that_is_silent_for_too_long_ends() -> None:
+    async with anyio.create_task_group() as tasks:
+        began = anyio.current_time()
+        with Board().running(lease(), heartbeat=0.05) as attempt:
+            tasks.start_soon(attempt.watch)
+            await anyio.sleep_forever()
+        assert (attempt.silent, attempt.timed_out, attempt.cancelled) == (True, True, False)
+        assert anyio.current_time() - began >= 0.05
+
+
+async def test_an_attempt_that_is_heard_of_in_time_goes_on(anyio_backend_name: str) -> None:
+    if anyio_backend_name != "trio":
+        return  # only its clock jumps here: on a real one a slow machine would be late
+    async with anyio.create_task_group() as tasks:
+        with Board().running(lease(), heartbeat=0.5) as attempt:
+            tasks.start_soon(attempt.watch)
+            for _ in range(4):
+                await anyio.sleep(0.2)
+                attempt.alive()
+            tasks.cancel_scope.cancel()
+        assert not attempt.silent
+
+
 # -- what errors mean --------------------------------------------------------------------------------------------------
 
 
@@ -120,6 +166,9 @@ async def test_a_newer_attempt_takes_the_place_of_an_older_one() -> None:
         (LlmAuth("x"), {"error_class": "permanent", "retry_after_ms": None}),
         (StoreFull("x"), {"error_class": "transient"}),
         (KeyError("x"), {"error_class": "bug"}),
+        (SignalTimeout("x"), {"error_class": "timeout"}),
+        (ExceptionGroup("two", [ExceptionGroup("one", [Retry(3)])]), {"error_class": "transient"}),
+        (ExceptionGroup("two", [Retry(3), Retry(4)]), {"error_class": "bug"}),
     ],
 )
 def test_what_work_raised_says_what_becomes_of_it(error: Exception, expected: dict[str, Any]) -> None:

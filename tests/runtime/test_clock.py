@@ -68,6 +68,15 @@ async def test_virtual_time_follows_the_loop_to_the_millisecond(anyio_backend_na
         assert clock.now() == 5_000 + 86_400_250
 
 
+async def test_a_step_of_the_wall_clock_is_none_of_monotonic_time() -> None:
+    clock = VirtualClock(start_ms=5_000)
+    wall, monotonic, first = clock.now(), clock.monotonic(), clock.new_id()
+    clock.step(-3_000)
+    assert clock.now() - wall <= -2_000
+    assert 0 <= clock.monotonic() - monotonic < 1
+    assert clock.new_id() > first
+
+
 def test_one_seed_makes_one_history() -> None:
     def history(seed: int) -> list[Any]:
         clock = VirtualClock(seed)

@@ -126,6 +126,67 @@ def test_an_undefined_provider_is_underlined_at_its_value(folder: Path) -> None:
     )
 
 
+def test_a_schedule_that_means_nothing_is_underlined_at_its_words(folder: Path) -> None:
+    text = '[schedules.nightly]\ncron = "30 25 * * *"\ntz = "Europe/Berln"\nkind = "shel"\ntags = ["no good"]\n'
+    assert report(folder, text) == (
+        "error[schedule_cron]: the hour '25' is not understood: it is 0 to 23; lists (1,15), ranges (9-17), "
+        "steps (*/5) and * as well\n"
+        " --> config.toml:2:8\n"
+        "  |\n"
+        '2 | cron = "30 25 * * *"\n'
+        "  |        ^^^^^^^^^^^^^ schedules.nightly.cron\n"
+        "\n"
+        "error[schedule_tz]: there is no time zone 'Europe/Berln'; did you mean 'Europe/Berlin'?\n"
+        " --> config.toml:3:6\n"
+        "  |\n"
+        '3 | tz = "Europe/Berln"\n'
+        "  |      ^^^^^^^^^^^^^^ schedules.nightly.tz\n"
+        "\n"
+        "error[unknown_kind]: no kind of this name is defined\n"
+        " --> config.toml:4:8\n"
+        "  |\n"
+        '4 | kind = "shel"\n'
+        "  |        ^^^^^^ schedules.nightly.kind\n"
+        "  = help: did you mean `shell`?\n"
+        "\n"
+        "error[string_pattern_mismatch]: a tag starts with a letter or a digit; letters, digits and _ . : / - follow, "
+        "64 at most\n"
+        " --> config.toml:5:9\n"
+        "  |\n"
+        '5 | tags = ["no good"]\n'
+        "  |         ^^^^^^^^^ schedules.nightly.tags[0]"
+    )
+
+
+def test_a_schedule_may_run_a_kind_of_ones_own_or_write_to_an_agent(folder: Path) -> None:
+    schedules = (
+        '[schedules.a]\ncron = "@daily"\nkind = "mine"\n[schedules.b]\ncron = "@daily"\nkind = "agent.message"\n'
+    )
+    loaded = load(put(folder, schedules + '[kinds.mine]\nrun = "jobs:mine"\n'), {})
+    assert [table.kind for table in loaded.settings.schedules.values()] == ["mine", "agent.message"]
+    with pytest.raises(ConfigInvalid):
+        load(put(folder, schedules), {})
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("[pools.loop]\nsize = 1\nqueues = ['a']\n", "general_pool", "its size is `pool` under [runtime]"),
+        ("[pools.child]\nsize = 1\nqueues = ['a']\n", "general_pool", "its size is `child_pool` under [runtime]"),
+        ("[pools.own]\nsize = 1\nqueues = []\n", "pool_queues", "one queue at least"),
+        ("[pools.own]\nsize = 1\nqueues = ['agent:a']\n", "string_pattern_mismatch", "a name starts with"),
+        ("[schedules.a]\ncron = '@daily'\nkind = 'echo'\nqueue = 'A'\n", "string_pattern_mismatch", "a name starts"),
+        ("[queues.q]\nrate = { per = '1s' }\n", "rate", "needs `requests` or `tokens`"),
+        ("[retention]\ncompleted = 'ever'\n", "duration", "write a time like"),
+        ("[retention]\ncompletd = '7d'\n", "extra_forbidden", "there is no key `completd` here"),
+    ],
+)
+def test_a_mistake_in_a_table_of_the_queue_is_named(folder: Path, text: str, code: str, says: str) -> None:
+    (found,) = mistakes(folder, text)
+    assert found["code"] == code
+    assert says in found["message"]
+
+
 def test_what_is_missing_is_reported_at_the_table_that_lacks_it(folder: Path) -> None:
     assert report(folder, "[kinds.resize]\ntimeout = '1m'\n") == (
         "error[missing]: `run` is missing\n"
@@ -518,13 +579,14 @@ def test_a_reload_names_what_changed_and_what_needs_a_new_start() -> None:
     new = settings_of(
         f"[runtime]\nlease = '1m'\n[providers.p]\nbase_url = 'http://b'\n[providers.local]\n[agents.keep]\n{llm}"
         f"[agents.other]\nrole = 'new'\n{llm}[agents.fresh]\n{llm}[kinds.k]\nrun = 'a:b'\n"
+        "[pools.p]\nsize = 2\nqueues = ['x']\n[retention]\nfailed = '1d'\n[queues.x]\nmax_active = 1\n"
     )
     assert diff(old, new) == Changes(
         added=("fresh",),
         removed=("gone",),
         changed=("other",),
         providers=("local", "p"),
-        needs_restart=("runtime.lease",),
+        needs_restart=("runtime.lease", "pools.p"),
     )
 
 

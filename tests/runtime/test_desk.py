@@ -16,7 +16,7 @@ from runtime.clock import VirtualClock
 from runtime.core.actor import Actor, handles
 from runtime.core.spec import ChildSpec, SupervisorSpec
 from runtime.core.system import ActorSystem
-from runtime.desk import Conversation, Desk
+from runtime.desk import Conversation, Desk, problem_of
 from runtime.errors import (
     AgentNotFound,
     AskTimeout,
@@ -34,7 +34,7 @@ from schemas.agents import Say
 from schemas.base import Message, Request
 from schemas.config import Settings
 from schemas.events import Event, StreamPart
-from schemas.jobs import CancelJob, Cancelled, NewJob, SubmitJob, Submitted
+from schemas.jobs import CancelJob, Cancelled, JobView, NewJob, SubmitJob, SubmitJobs, Submitted
 
 NOW = 1_700_000_000_000
 
@@ -128,6 +128,7 @@ def stage() -> Callable[[], Any]:
             started_at=NOW - 5_000,
             counts={},
             workers={},
+            repairs={},
             store_trouble=None,
             draining=False,
         )
@@ -201,11 +202,13 @@ async def test_status_is_one_screen(stage: Any) -> None:
     async with stage() as s:
         s.house.counts |= {"default": {"pending": 2, "active": 0}}
         s.house.workers |= {"w1": 1, "w2": 0}
+        s.house.repairs |= {"counts": 2}
         view = s.desk.status()
         assert (view.pid, view.boot, view.durability, view.uptime) == (42, "boot-1", "full", 5.0)
         assert view.agents == {"total": 1, "running": 1, "quarantined": 0}
         assert view.workers == {"total": 2, "busy": 1, "idle": 1}
         assert view.queues == {"default": {"pending": 2}}
+        assert view.repairs == {"counts": 2}
 
 
 async def test_hello_and_the_tree_name_who_is_there(stage: Any) -> None:
@@ -298,6 +301,7 @@ async def test_a_daemon_that_drains_takes_no_new_work_and_still_answers(stage: A
         for refused in (
             lambda: s.desk.tell("ada", Keep(text="hi"), key=None),
             lambda: s.desk.ask("queue", SubmitJob(job=NewJob(kind="echo")), timeout=5.0, key=None),
+            lambda: s.desk.ask("queue", SubmitJobs(jobs=(NewJob(kind="echo"),)), timeout=5.0, key=None),
         ):
             with pytest.raises(Draining) as caught:
                 await refused()
@@ -379,6 +383,34 @@ async def test_a_chat_that_failed_ends_with_one_error(stage: Any) -> None:
             found = await read(parts, "error")
         assert found[-1].data["code"] == "llm.auth"
         assert kinds(found).count("error") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "code"),
+    [
+        ("failed", "deadline", "job.deadline"),
+        ("cancelled", "dependency", "job.dependency"),
+        ("cancelled", "user", "job.cancelled"),
+        ("failed", "permanent", "job.failed"),
+    ],
+)
+def test_a_job_that_ended_without_an_error_of_its_own_is_told_by_its_reason(
+    status: Any, reason: str, code: str
+) -> None:
+    view = JobView(
+        id="j",
+        name="echo",
+        queue="default",
+        status=status,
+        reason=reason,
+        priority=100,
+        attempts=0,
+        max_attempts=3,
+        created_at=NOW,
+        updated_at=NOW,
+        execute_after=NOW,
+    )
+    assert problem_of(view).code == code
 
 
 async def test_hanging_up_calls_the_job_off(stage: Any) -> None:
@@ -481,7 +513,9 @@ async def test_events_carry_their_cursor(stage: Any) -> None:
 
 async def test_a_cursor_that_is_too_old_is_refused_before_anything_is_told(stage: Any) -> None:
     async with stage() as s:
-        await s.store.commit([port.AppendEvents((("a", "b", "{}"),) * 5, NOW), port.PruneEvents(1)])
+        for _ in range(5):
+            await s.store.commit([port.AppendEvents((("a", "b", "{}"),), NOW)])
+        await s.store.commit([port.PruneEvents(1)])
         with pytest.raises(EventsExpired):
             async with s.desk.events(since=1, types=(), subject=None, follow=False):
                 pytest.fail("it was not refused")

@@ -7,6 +7,7 @@ The queue is played by the test, so that what the actor tells it can be looked a
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import anyio
@@ -19,12 +20,12 @@ from runtime.core.spec import ChildSpec, SupervisorSpec
 from runtime.core.system import ActorSystem
 from runtime.errors import ActorCrashed, ActorQuarantined, RequestInvalid, StoreFull, UnknownKind
 from runtime.outcomes import Cancel, Fail, Retry, Snooze
-from runtime.stateful import AgentState, StatefulActor, lease_of
+from runtime.stateful import AgentState, StatefulActor
 from runtime.store import port
 from runtime.store.memory import MemoryStore
 from schemas.agents import Say
 from schemas.base import Message, Request
-from schemas.jobs import Assignment, JobAdded, JobEnded, JobSettled, Lease, NewJob, RunJob, WorkerReady
+from schemas.jobs import Claimed, JobEnded, JobSettled, NewJob, RunJob, WorkerReady
 
 NOW = 1_700_000_000_000
 FULL = StoreFull("no space left")
@@ -131,7 +132,7 @@ class Ear(Actor):
         self.heard = heard
 
     @handles
-    def hear(self, message: WorkerReady | JobEnded | JobSettled | JobAdded) -> None:
+    def hear(self, message: WorkerReady | JobEnded | JobSettled) -> None:
         self.heard.append(message)
 
 
@@ -163,33 +164,16 @@ class Stage:
         row = await self.store.state("ada")
         return None if row is None else (json.loads(row.state)["total"], row.version)
 
-    async def job(self, message: Message, conversation: str = "main") -> Lease:
-        """Make *message* a job of the actor, claimed and handed over; return its lease."""
+    async def job(self, message: Message, conversation: str = "main") -> Claimed:
+        """Make *message* a job of the actor, claimed and handed over; return the attempt."""
         args = json.dumps({"agent": "ada", "type": message.TYPE, "message": message.model_dump()})
         job_id = self.house.clock.new_id()
         row = port.JobRow(job_id, "agent.message", "agent:ada", "agent", args, conversation=conversation)
         claim = port.ClaimJobs("agent:ada", "agent", ("agent:ada",), "boot-1", NOW, NOW + 1)
         ((_,), (claimed,)) = await self.store.commit([port.InsertJobs((row,), NOW), claim])
-        lease = lease_of(claimed)
-        await self.hand_over(claimed, lease)
-        return lease
-
-    async def hand_over(self, claimed: port.Claimed, lease: Lease, incarnation: int = 0) -> None:
-        given = Assignment(
-            lease=lease,
-            kind=claimed.kind,
-            queue=claimed.queue,
-            lane="agent",
-            args=json.loads(claimed.args),
-            attempt=claimed.attempt,
-            max_attempts=3,
-            crashes=0,
-            suspect=False,
-            timeout_ms=None,
-            conversation=claimed.conversation,
-            created_at=NOW,
-        )
-        await self.system.ref("agent:ada").tell(RunJob(assignment=given, incarnation=incarnation))
+        await self.system.ref("agent:ada").tell(RunJob(claimed))
+        found: Claimed = claimed
+        return found
 
     async def hears(self, kind: type) -> Any:
         """Wait until the queue has heard a message of *kind*; return the first and forget it."""
@@ -375,16 +359,15 @@ async def test_a_job_and_the_state_that_asked_for_it_are_one_commit(stage: Any) 
         job = await s.ask(Do(what="submit", n=4))
         view = await s.store.job(job)
         assert (view.status, view.payload, await s.saved()) == ("pending", {"n": 4}, (4, 1))
-        assert await s.hears(JobAdded) == JobAdded(
-            queue="default", lane="loop", status="pending", execute_after=view.execute_after
-        )
 
 
-async def test_a_job_for_later_is_told_with_its_time(stage: Any) -> None:
+async def test_whoever_watches_the_store_hears_of_a_job_that_a_step_sent(stage: Any) -> None:
     async with stage() as s:
+        moves: list[port.Move] = []
+        s.store.watch(moves.extend)
         job = await s.ask(Do(what="submit late"))
-        added = await s.hears(JobAdded)
-        assert (added.status, added.execute_after) == ("delayed", (await s.store.job(job)).execute_after)
+        due = (await s.store.job(job)).execute_after
+        assert moves == [port.Move("default", "loop", None, "delayed", 1, due)]
 
 
 async def test_a_job_that_the_door_refuses_refuses_the_step(stage: Any) -> None:
@@ -402,7 +385,6 @@ async def test_neither_job_nor_state_is_there_when_the_commit_failed(stage: Any)
         assert await s.store.jobs() == ()
         await s.ask(Add(n=1))
         assert await s.store.jobs() == ()
-        assert not [one for one in s.heard if isinstance(one, JobAdded)]
 
 
 async def test_an_event_is_told_with_the_commit(stage: Any) -> None:
@@ -509,7 +491,7 @@ async def test_an_actor_says_that_it_takes_durable_messages_and_runs_the_users_c
 async def test_a_durable_message_and_the_state_it_changed_are_one_commit(stage: Any) -> None:
     async with stage() as s:
         lease = await s.job(Add(n=5))
-        assert await s.hears(JobSettled) == JobSettled(lease=lease, status="completed")
+        assert await s.hears(JobSettled) == JobSettled(lease)
         view = await s.store.job(lease.id)
         assert (view.status, view.result, await s.saved()) == ("completed", 5, (5, 1))
         assert not [one for one in s.heard if isinstance(one, JobEnded)]
@@ -616,7 +598,7 @@ async def test_one_poisonous_message_never_parks_the_actor(stage: Any) -> None:
             claim = port.ClaimJobs("agent:ada", "agent", ("agent:ada",), "boot-1", NOW, NOW + 1)
             (_, (claimed,)) = await s.store.commit([back, claim])
             assert claimed.epoch == epoch
-            await s.hand_over(claimed, lease_of(claimed))
+            await s.system.ref("agent:ada").tell(RunJob(claimed))
         await s.hears(JobEnded)
         assert s.system.cell("agent:ada").state == "running"
         assert await s.ask(Look()) == 0
@@ -675,6 +657,6 @@ async def test_a_message_for_an_incarnation_that_is_gone_is_left_alone(stage: An
         lease = await s.job(Add(n=1))
         stale = s.system.ref("agent:ada").cell.mailbox.queue.pop()[0]
         s.system.resume("agent:ada")
-        await s.system.ref("agent:ada").tell(stale.model_copy(update={"incarnation": 7}))
+        await s.system.ref("agent:ada").tell(replace(stale, incarnation=7))
         assert await s.ask(Look()) == 0
         assert (await s.store.job(lease.id)).status == "active"

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -18,21 +19,45 @@ def anyio_backend() -> str:
 
 @dataclass
 class Heard:
-    """Collects what a command writes; `ready` is set once it has written a line that says so."""
+    """Collects what a command writes; `ready` is set once it has written a line that says so.
+
+    It is a `runtime.sandbox.run.Ear` too: `goes` is what it answers to who started, `groups` who did.
+    """
 
     chunks: dict[str, list[bytes]] = field(default_factory=lambda: {"stdout": [], "stderr": []})
     lines: list[tuple[str, str]] = field(default_factory=list)
     ready: anyio.Event = field(default_factory=anyio.Event)
+    goes: bool = True
+    groups: list[tuple[int, int]] = field(default_factory=list)
+    beats: list[float] = field(default_factory=list)
+    lives: int = 0
+    used: int | None = None
 
     def output(self, stream: str, data: bytes) -> None:
         self.chunks[stream].append(data)
         if b"ready" in self.stdout:
             self.ready.set()
 
-    def line(self, stream: str, text: str) -> None:
-        self.lines.append((stream, text))
+    async def started(self, pgid: int, started: int) -> bool:
+        self.groups.append((pgid, started))
+        return self.goes
+
+    def beat(self) -> None:
+        self.beats.append(anyio.current_time())
+
+    def heard(self) -> None:
+        self.lives += 1
+
+    def log(self, text: str, level: str = "info") -> None:
+        self.lines.append((level, text))
         if text == "ready":
             self.ready.set()
+
+    def progress(self, value: Any) -> None:
+        self.lines.append(("progress", value))
+
+    def tokens(self, used: int) -> None:
+        self.used = used
 
     @property
     def stdout(self) -> bytes:

@@ -23,7 +23,7 @@ def test_one_whose_daemon_dies_before_it_says_what_to_start_just_ends():
     ours, theirs = os.pipe()
     heard, told = os.pipe()
     program = "import sys; sys.path.append(sys.argv.pop(1)); import guard; guard.main()"
-    argv = [sys.executable, "-I", "-S", "-c", program, str(ROOM), str(ours), str(told), "-1"]
+    argv = [sys.executable, "-I", "-S", "-c", program, str(ROOM), str(ours), str(told), "-1", "0"]
     with subprocess.Popen(argv, pass_fds=(ours, told), stderr=subprocess.PIPE) as running:
         for fd in (ours, told):
             os.close(fd)

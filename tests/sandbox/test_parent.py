@@ -393,3 +393,11 @@ async def test_many_children_at_once_do_not_disturb_each_other(heard):
         for n in range(20):
             tasks.start_soon(one, n)
     assert codes == {n: n for n in range(20)}
+
+
+async def test_a_guard_that_is_stopped_is_woken_to_do_its_work(heard):
+    async with spawn(Command(("sleep", "1000")), on_output=heard.output) as child:
+        await child.go()
+        os.kill(child.pid_of_guard, signal.SIGSTOP)
+        ended = await child.terminate(0.05)
+    assert ended == Exit(None, signal.SIGTERM, True, "cancel")  # as its guard tells; killed, it would tell nothing

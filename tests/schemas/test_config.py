@@ -32,6 +32,29 @@ def test_an_empty_file_has_the_documented_defaults() -> None:
     assert (runtime.pool, runtime.child_pool, runtime.durability, runtime.log_level) == (None, None, "full", "info")
 
 
+def test_ended_jobs_are_kept_for_a_while_by_default() -> None:
+    kept, day = Settings().retention, 86_400_000
+    assert (kept.completed, kept.completed_max, kept.failed, kept.failed_max) == (7 * day, 50_000, 30 * day, None)
+
+
+def test_a_schedule_has_the_documented_defaults() -> None:
+    table = Settings.model_validate({"schedules": {"s": {"cron": "@daily", "kind": "echo"}}}).schedules["s"]
+    assert (table.tz, table.catchup, table.overlap, table.paused, table.priority) == ("UTC", "one", "allow", False, 100)
+
+
+def test_a_pool_serves_named_queues_and_is_none_of_the_general_two() -> None:
+    assert codes({"pools": {"own": {"size": 1}}}) == {"pools.own.queues": "missing"}
+    assert codes({"pools": {"loop": {"size": 1, "queues": ["a"]}}}) == {"pools.loop.[key]": "general_pool"}
+    pool = Settings.model_validate({"pools": {"own": {"size": 1, "queues": ["a", "b"]}}}).pools["own"]
+    assert (pool.lane, pool.queues) == ("child", ("a", "b"))
+
+
+def test_a_rate_is_for_a_minute_unless_given() -> None:
+    rate = Settings.model_validate({"queues": {"q": {"rate": {"tokens": 5}}}}).queues["q"].rate
+    assert rate is not None
+    assert rate.rate().model_dump() == {"requests": None, "tokens": 5, "per_ms": 60_000}
+
+
 def test_an_agent_has_the_documented_defaults() -> None:
     agent = Settings.model_validate({"agents": {"a": {"llm": LLM}}}).agents["a"]
     assert (agent.run_timeout, agent.idle_timeout) == (1_800_000, 120_000)

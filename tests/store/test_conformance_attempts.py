@@ -1,13 +1,13 @@
-"""Every store: what an attempt may write, how it ends, and that a lost fence changes nothing by a byte."""
+"""Every store: how an attempt ends, what becomes of its job, and what it writes while it runs."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from runtime.errors import LeaseLost, StoreError
+from runtime.errors import StoreError
+from runtime.store.memory import attempts
 from runtime.store.port import (
     MAX_CRASHES,
     AppendLogs,
@@ -15,12 +15,11 @@ from runtime.store.port import (
     Finish,
     FinishJobs,
     PromoteDue,
-    PutSetting,
     RecordProcess,
-    RecoverJobs,
     SaveProgress,
 )
-from schemas.jobs import MAX_LOG_LINES, MOVES, REASONS, Lease
+from runtime.store.sqlite import finishes
+from schemas.jobs import MAX_LOG_LINES, MOVES, REASONS
 
 ENDINGS = [
     ("completed", None, "job.completed", {}),
@@ -46,10 +45,11 @@ async def test_an_attempt_ends_as_its_owner_says(
     assert (finished.id, finished.queue, finished.lane) == (claimed.id, "default", "loop")
     assert (finished.status, finished.reason) == (status, reason)
     view = await desk.view(claimed.id)
-    assert (view.status, view.reason, view.worker, view.updated_at) == (status, reason, None, desk.now)
+    assert (view.status, view.reason, view.worker, view.updated_at) == (status, reason, "w1", desk.now)
     assert view.finished_at == (desk.now if status in ("completed", "failed", "cancelled") else None)
-    assert view.execute_after == finished.execute_after == (due or desk.now - 7)
+    assert view.execute_after == (due or desk.now - 7)
     if due is not None:
+        assert finished.execute_after == due
         facts = facts | {"execute_after": due}
     assert await desk.told(after=newest) == [(event, claimed.id, facts)]
 
@@ -201,6 +201,50 @@ async def test_failures_and_crashes_are_counted_apart(desk: Any) -> None:
     assert (view.crashes, view.attempts, view.status) == (2, 3, "pending")
 
 
+async def test_what_completed_and_crashed_afterwards_is_completed_and_the_crash_counts(desk: Any) -> None:
+    claimed = await desk.start()
+    finished = await desk.finish(claimed, "completed", crash=True)
+    assert (finished.status, finished.reason) == ("completed", None)
+    view = await desk.view(claimed.id)
+    assert (view.status, view.crashes, view.history[0].outcome) == ("completed", 1, "completed")
+
+
+# -- snoozes -----------------------------------------------------------------------------------------------------------
+
+
+async def snooze(desk: Any, claimed: Any, **more: Any) -> Any:
+    return await desk.finish(claimed, "delayed", "snooze", refund=True, execute_after=desk.now, **more)
+
+
+async def test_a_snooze_is_counted_and_one_too_many_is_a_failure_for_good(
+    desk: Any, monkeypatch: pytest.MonkeyPatch, problem: str
+) -> None:
+    for module in (attempts, finishes):
+        monkeypatch.setattr(module, "MAX_SNOOZES", 3)
+    claimed = await desk.start()
+    for n in range(3):
+        assert claimed.snoozes == n
+        assert (await snooze(desk, claimed)).status == "delayed"
+        assert (await desk.view(claimed.id)).snoozes == n + 1
+        await desk.one(PromoteDue(now=desk.now))
+        (claimed,) = await desk.claim()
+    finished = await snooze(desk, claimed)
+    assert (finished.status, finished.reason) == ("failed", "permanent")
+    view = await desk.view(claimed.id)
+    assert (view.status, view.snoozes, view.attempts) == ("failed", 3, 0)
+    assert view.error is not None
+    assert view.error == view.history[-1].error
+    assert [attempt.outcome for attempt in view.history] == ["snooze"] * 3 + ["failed"]
+    await desk.retry(claimed.id)
+    assert (await desk.view(claimed.id)).snoozes == 0
+
+
+async def test_other_delays_are_no_snoozes(desk: Any) -> None:
+    claimed = await desk.start()
+    await desk.finish(claimed, "delayed", "retry", execute_after=desk.now)
+    assert (await desk.view(claimed.id)).snoozes == 0
+
+
 # -- a wish to cancel --------------------------------------------------------------------------------------------------
 
 
@@ -257,100 +301,6 @@ async def test_a_status_takes_only_its_own_reasons(desk: Any, status: Any) -> No
         with pytest.raises(StoreError):
             await desk.finish(claimed, status, wrong, execute_after=desk.now)
     assert await desk.everything() == before
-
-
-# -- the fence ---------------------------------------------------------------------------------------------------------
-
-
-WRITES: dict[str, Callable[[Any, int], Any]] = {
-    "finish": lambda fence, now: FinishJobs((Finish(fence, "completed", result="1"),), now=now),
-    "retry": lambda fence, now: FinishJobs((Finish(fence, "delayed", "retry", execute_after=now + 1),), now=now),
-    "process": lambda fence, now: RecordProcess(fence, pgid=77, started=1),
-    "progress": lambda fence, now: SaveProgress(fence, '{"done": 1}', now=now),
-    "logs": lambda fence, now: AppendLogs(fence, ((now, "info", "late"),)),
-}
-
-
-async def wrong_epoch(desk: Any, claimed: Any) -> Any:
-    return replace(claimed, epoch=claimed.epoch - 1)
-
-
-async def newer_epoch(desk: Any, claimed: Any) -> Any:
-    return replace(claimed, epoch=claimed.epoch + 1)
-
-
-async def wrong_worker(desk: Any, claimed: Any) -> Any:
-    return replace(claimed, worker="w2")
-
-
-async def wrong_boot(desk: Any, claimed: Any) -> Any:
-    return replace(claimed, boot="boot-0")
-
-
-async def unknown_job(desk: Any, claimed: Any) -> Any:
-    return replace(claimed, seq=claimed.seq + 1000)
-
-
-async def ended(desk: Any, claimed: Any) -> Any:
-    await desk.finish(claimed, "completed")
-    return claimed
-
-
-async def requeued(desk: Any, claimed: Any) -> Any:
-    await desk.finish(claimed, "pending")
-    return claimed
-
-
-async def taken_over(desk: Any, claimed: Any) -> Any:
-    await desk.finish(claimed, "pending", refund=True)
-    (again,) = await desk.claim("w1")
-    assert (again.id, again.attempt, again.worker) == (claimed.id, claimed.attempt, claimed.worker)
-    return claimed
-
-
-async def recovered(desk: Any, claimed: Any) -> Any:
-    await desk.one(RecoverJobs(boot="boot-2", now=desk.now))
-    return claimed
-
-
-LOSSES = [wrong_epoch, newer_epoch, wrong_worker, wrong_boot, unknown_job, ended, requeued, taken_over, recovered]
-
-
-@pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
-@pytest.mark.parametrize("write", sorted(WRITES))
-async def test_a_write_whose_fence_is_lost_changes_nothing(desk: Any, write: str, lose: Any) -> None:
-    claimed = await desk.start()
-    fence = await lose(desk, claimed)
-    before = await desk.everything()
-    answer = await desk.one(WRITES[write](fence, desk.now + 99))
-    assert list(answer) == [None] if write in ("finish", "retry") else answer is False
-    assert await desk.everything() == before
-
-
-@pytest.mark.parametrize("write", sorted(WRITES))
-async def test_a_lease_is_as_good_a_fence_as_the_claim(desk: Any, write: str) -> None:
-    claimed = await desk.start()
-    lease = Lease(seq=claimed.seq, id=claimed.id, epoch=claimed.epoch, worker="w1", boot="boot-1")
-    answer = await desk.one(WRITES[write](lease, desk.now))
-    assert answer[0].id == claimed.id if write in ("finish", "retry") else answer is True
-
-
-async def test_a_strict_finish_with_a_lost_fence_takes_the_whole_commit_back(desk: Any) -> None:
-    other, claimed = await desk.start(queue="other"), await desk.start()
-    stale = replace(claimed, epoch=0)
-    before = await desk.everything()
-    ends = (Finish(other, "completed"), Finish(stale, "completed"))
-    changes = [PutSetting("before", "1"), FinishJobs(ends, now=desk.now, strict=True), PutSetting("after", "1")]
-    with pytest.raises(LeaseLost):
-        await desk.store.commit(changes)
-    assert await desk.everything() == before
-    assert [await desk.store.setting(name) for name in ("before", "after")] == [None, None]
-
-
-async def test_a_strict_finish_that_owns_its_job_is_a_plain_one(desk: Any) -> None:
-    claimed = await desk.start()
-    (finished,) = await desk.one(FinishJobs((Finish(claimed, "completed"),), now=desk.now, strict=True))
-    assert finished.status == "completed"
 
 
 # -- progress, processes, logs -----------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runtime.store.port import AGING_MS, CancelJobs, PromoteDue, ReleaseHeld, RetryJobs, SetQueue
+from runtime.store.port import AGING_MS, CancelJobs, Finish, FinishJobs, PromoteDue, ReleaseHeld, RetryJobs
 
 
 async def test_a_claim_hands_over_all_that_a_worker_needs(desk: Any) -> None:
@@ -86,24 +86,22 @@ async def test_a_level_of_priority_overtakes_by_less_than_its_worth_in_time(
 
 async def test_a_paused_queue_yields_nothing_until_it_goes_on(desk: Any) -> None:
     job_id = await desk.add()
-    await desk.one(SetQueue("default", paused=True, now=desk.now))
+    await desk.queue("default", "paused")
     assert await desk.claim() == ()
     assert await desk.status(job_id) == ("pending", None)
-    await desk.one(SetQueue("default", paused=False, now=desk.now))
+    await desk.queue("default", "running")
     assert [job.id for job in await desk.claim()] == [job_id]
 
 
 async def test_a_paused_queue_does_not_stop_another_nor_what_runs(desk: Any) -> None:
     claimed = await desk.start()
     other = await desk.add(queue="other")
-    await desk.one(SetQueue("default", paused=True, now=desk.now))
+    await desk.queue("default", "paused")
     assert (await desk.finish(claimed, "completed")).status == "completed"
     assert [job.id for job in await desk.claim(queue="other")] == [other]
 
 
 async def test_finish_and_next_claim_are_one_transaction(desk: Any) -> None:
-    from runtime.store.port import Finish, FinishJobs
-
     claimed = await desk.start()
     following = await desk.add()
     ending = FinishJobs((Finish(claimed, "completed"),), now=desk.now)

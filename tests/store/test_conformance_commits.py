@@ -1,7 +1,7 @@
 """Every store: a commit is all or nothing for its caller, and none of its neighbours' business."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import anyio.lowlevel
@@ -12,28 +12,51 @@ from runtime.store.port import (
     AppendEvents,
     AppendLogs,
     AppendMessages,
+    BeginStep,
     CancelJobs,
+    Change,
+    DeleteEnded,
+    EndStep,
+    ExpireJobs,
+    ExpireLeases,
     Finish,
     FinishJobs,
+    FireSchedule,
     Heartbeat,
     InsertJobs,
+    PauseJobs,
     PromoteDue,
     PruneEvents,
     PutAgent,
+    PutQueue,
+    PutSchedule,
     PutSetting,
     PutWorkers,
+    QueueRow,
     RecordProcess,
     RecoverJobs,
     ReleaseHeld,
+    RemoveSchedule,
     RemoveWorkers,
+    RepairJobs,
+    ResumeJobs,
     RetryJobs,
     SaveProgress,
     SaveState,
-    SetQueue,
+    ScheduleRow,
+    SendSignal,
     Store,
+    TakeSignal,
     WorkerRow,
 )
+from schemas.jobs import JobFilter
 
+TOUCHES = [
+    *("insert", "insert edges", "claim", "process", "progress", "logs", "begin", "end", "signal", "take", "finish"),
+    *("cancel", "pause", "resume", "retry", "expire", "promote", "release", "leases", "repair", "recover", "delete"),
+    *("workers", "heartbeat", "remove", "queue", "schedule", "fire", "forget", "agent", "state", "messages", "events"),
+    *("prune", "setting"),
+]
 CONFLICT = SaveState("zoe", "{}", 1, expected=9, boot="b", incarnation=1, now=1)
 
 
@@ -52,13 +75,29 @@ async def test_results_come_in_the_order_of_the_changes(desk: Any) -> None:
 async def a_busy_store(desk: Any) -> dict[str, Any]:
     """Fill the store with one of everything, and return the changes that touch all of it."""
     failed = await desk.start(queue="failed")
+    (fallen,) = await desk.insert(desk.child(failed.id))
     await desk.finish(failed, "failed", "permanent")
     held = await desk.start(queue="held")
     await desk.finish(held, "paused", "hold", refund=True)
-    running, ending = await desk.start(queue="a"), await desk.start(queue="b")
+    running, ending = await desk.start(queue="a", limit_key="k"), await desk.start(queue="b", limit_key="l")
+    await desk.insert(desk.child(ending.id), desk.row(queue="b", limit_key="l"))
+    assert await desk.claim(queue="b") == ()
     await desk.one(AppendLogs(running, ((1, "info", "one"),)))
+    await desk.begin(running, "open")
+    await desk.signal(running.id, "go", 1)
+    waiting = await desk.start(queue="w")
+    await desk.finish(waiting, "waiting", "signal", waits="go")
+    stuck = await desk.start(queue="s")
+    await desk.finish(stuck, "waiting", "signal", waits="go")
+    await desk.signal(stuck.id, "other")
+    await desk.spoil(stuck.id, waits="other")
+    ended = await desk.start(queue="e", tags=("t",))
+    await desk.begin(ended, "step")
+    await desk.finish(ended, "completed")
     orphan = await desk.start(queue="c")
-    pending = await desk.add()
+    pending, _ = await desk.add(), await desk.add(deadline_at=desk.now + 3)
+    paused = await desk.add(queue="p")
+    await desk.pause(paused)
     await desk.add(execute_after=desk.now + 1)
     worker = WorkerRow("w1", None, "loop", "idle", "boot-0", 1, created_at=1, last_heartbeat_at=1)
     await desk.one(PutWorkers((worker,), boot="boot-0", now=1))
@@ -67,50 +106,81 @@ async def a_busy_store(desk: Any) -> dict[str, Any]:
     await desk.one(state)
     said = AppendMessages("ada", "main", ('"hello"',), job=None, now=1)
     await desk.one(said)
+    nightly = ScheduleRow("nightly", "0 3 * * *", "UTC", "{}", "one", "skip", "config", False, 5, 1)
+    for name in ("nightly", "hourly"):
+        await desk.one(PutSchedule(replace(nightly, name=name)))
     now = desk.now + 10
     return {
         "insert": InsertJobs((desk.row(), desk.row(key="k"), desk.row(execute_after=now + 9)), now=now),
+        "insert edges": InsertJobs((desk.child(pending, tags=("a", "b"), unique="u", parent=running.id),), now=now),
         "claim": desk.claims("w1", "w2"),
-        "finish": FinishJobs((Finish(ending, "completed", result="1"),), now=now),
         "process": RecordProcess(running, 77, 88),
         "progress": SaveProgress(running, "1", now=now),
         "logs": AppendLogs(running, ((2, "info", "two"),)),
+        "begin": BeginStep(running, "new", now=now),
+        "end": EndStep(running, "open", now=now, output="1"),
+        "signal": SendSignal(waiting.id, "go", "1", now=now),
+        "take": TakeSignal(running, "go", "wait", now=now),
+        "finish": FinishJobs((Finish(ending, "completed", result="1"),), now=now),
         "cancel": CancelJobs((running.id, pending), now=now),
-        "retry": RetryJobs((failed.id,), now=now),
+        "pause": PauseJobs((running.id, pending, held.id), now=now),
+        "resume": ResumeJobs((paused,), now=now),
+        "retry": RetryJobs((failed.id,), now=now, dependants=True),
+        "expire": ExpireJobs(now=now),
         "promote": PromoteDue(now=now),
         "release": ReleaseHeld((held.kind,), now=now),
-        "recover": RecoverJobs(boot=orphan.boot, now=now, worker="w1"),
+        "leases": ExpireLeases(running.boot, now=now + 60_000),
+        "repair": RepairJobs(now=now),
+        "recover": RecoverJobs(boot="boot-9", now=now),
+        "delete": DeleteEnded("completed", None, before=now + 1, keep=None),
         "workers": PutWorkers((replace(worker, id="w2", boot="boot-2"),), boot="boot-2", now=now),
-        "heartbeat": Heartbeat((("w1", "error"),), boot="boot-0", now=now, lease_until=now),
+        "heartbeat": Heartbeat((("w1", "error"),), boot=orphan.boot, now=now, lease_until=now + 90_000),
         "remove": RemoveWorkers(("w1",)),
-        "queue": SetQueue("default", paused=True, now=now),
+        "queue": PutQueue(QueueRow("default", "paused"), now=now),
+        "schedule": PutSchedule(replace(nightly, cron="* * * * *")),
+        "fire": FireSchedule("nightly", 5, 9, now, desk.row()),
+        "forget": RemoveSchedule("hourly"),
         "agent": PutAgent("ada", "suspended", "stopped", "why", now=now),
         "state": replace(state, state='{"n": 2}', expected=1),
         "messages": replace(said, now=now),
         "events": AppendEvents((("a", "b", "{}"),), now=now),
         "prune": PruneEvents(keep=1),
         "setting": PutSetting("name", "1"),
+        "fallen": CancelJobs((fallen.id,), now=now),
     }
+
+
+async def test_the_list_has_every_change_there_is(desk: Any) -> None:
+    changes = await a_busy_store(desk)
+    assert {type(change) for change in changes.values()} == set(get_args(Change))
 
 
 async def test_each_change_alone_is_taken_back_whole(desk: Any) -> None:
     changes = await a_busy_store(desk)
-    before = await desk.everything()
+    before, moves = await desk.dump(), list(desk.heard)
     for name, change in changes.items():
         with pytest.raises(VersionConflict):
             await desk.store.commit([change, CONFLICT])
-        assert await desk.everything() == before, name
-        assert await desk.store.setting("name") is None
+        assert await desk.dump() == before, name
+    assert desk.heard == moves
+
+
+@pytest.mark.parametrize("name", TOUCHES)
+async def test_each_change_has_something_to_take_back(desk: Any, name: str) -> None:
+    changes = await a_busy_store(desk)
+    before = await desk.dump()
+    await desk.one(changes[name])
+    assert await desk.dump() != before
 
 
 async def test_all_changes_together_are_taken_back_whole(desk: Any) -> None:
     changes = await a_busy_store(desk)
-    before = await desk.everything()
+    before = await desk.dump()
     with pytest.raises(VersionConflict):
         await desk.store.commit([*changes.values(), CONFLICT])
-    assert await desk.everything() == before
+    assert await desk.dump() == before
     await desk.store.commit(list(changes.values()))
-    assert await desk.everything() != before
+    assert await desk.dump() != before
 
 
 async def test_what_was_taken_back_can_be_done_again(desk: Any) -> None:
@@ -142,8 +212,8 @@ async def test_a_lost_fence_aborts_no_neighbour(desk: Any) -> None:
             tasks.start_soon(keep, n)
             tasks.start_soon(lose, n)
     assert sorted(refused) == list(range(10))
-    assert len(await desk.store.jobs(queue="kept")) == 10
-    assert await desk.store.jobs(queue="lost") == ()
+    assert len(await desk.store.jobs(JobFilter(queue="kept"))) == 10
+    assert await desk.store.jobs(JobFilter(queue="lost")) == ()
     assert [await desk.store.setting(f"kept-{n}") for n in range(10)] == ["1"] * 10
     offsets = [event.offset for event in await desk.store.events(after=0)]
     assert offsets == list(range(1, len(offsets) + 1))

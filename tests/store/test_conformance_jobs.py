@@ -7,6 +7,7 @@ import pytest
 
 from runtime.errors import StoreError
 from runtime.store.port import AGING_MS, CancelJobs, InsertJobs, PromoteDue
+from schemas.jobs import JobFilter
 
 
 async def test_a_due_job_is_pending_and_shown_whole(desk: Any) -> None:
@@ -22,15 +23,15 @@ async def test_a_due_job_is_pending_and_shown_whole(desk: Any) -> None:
     (inserted,) = await desk.insert(row)
     assert (inserted.id, inserted.status, inserted.existing, inserted.conflict) == (row.id, "pending", False, False)
     view = await desk.view(row.id)
-    assert view.model_dump(exclude_none=True) == {
+    assert view.model_dump(exclude_defaults=True) == {
         "id": row.id,
         "name": "resize",
         "queue": "default",
         "status": "pending",
+        "reason": None,
         "priority": 3,
         "attempts": 0,
         "max_attempts": 5,
-        "crashes": 0,
         "payload": {"a": [None, "ü"], "b": 1},
         "data": {"ticket": 7},
         "key": "k",
@@ -39,7 +40,6 @@ async def test_a_due_job_is_pending_and_shown_whole(desk: Any) -> None:
         "created_at": desk.now,
         "updated_at": desk.now,
         "execute_after": desk.now,
-        "history": (),
     }
 
 
@@ -131,6 +131,67 @@ async def test_arguments_that_are_no_json_are_refused(desk: Any) -> None:
     assert await desk.everything() == before
 
 
+# -- a unique word -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_word_that_a_living_job_holds_answers_that_job(desk: Any) -> None:
+    older = await desk.add(unique="u", args={"n": 1})
+    (again,) = await desk.insert(desk.row(unique="u", args={"n": 2}))
+    assert (again.id, again.status, again.existing, again.conflict) == (older, "pending", True, False)
+    assert len(await desk.store.jobs()) == 1
+    other_kind, none = await desk.insert(desk.row(unique="u", kind="crop"), desk.row())
+    assert (other_kind.existing, none.existing) == (False, False)
+
+
+async def test_two_jobs_of_one_insert_meet_by_their_word(desk: Any) -> None:
+    first, second = await desk.insert(desk.row(unique="u"), desk.row(unique="u"))
+    assert (second.id, second.existing) == (first.id, True)
+
+
+@pytest.mark.parametrize(("status", "reason"), [("completed", None), ("failed", "permanent"), ("cancelled", "user")])
+async def test_a_word_is_free_when_its_job_has_ended(desk: Any, status: Any, reason: Any) -> None:
+    claimed = await desk.start(unique="u")
+    assert (await desk.insert(desk.row(unique="u")))[0].status == "active"
+    await desk.finish(claimed, "delayed", "retry", execute_after=desk.now)
+    await desk.one(PromoteDue(now=desk.now))
+    (claimed,) = await desk.claim()
+    await desk.finish(claimed, status, reason)
+    (fresh,) = await desk.insert(desk.row(unique="u"))
+    assert (fresh.existing, fresh.status) == (False, "pending")
+
+
+async def test_a_job_that_is_born_cancelled_holds_no_word(desk: Any) -> None:
+    parent = await desk.start()
+    await desk.finish(parent, "failed", "permanent")
+    first, second = await desk.insert(desk.child(parent.id, unique="u"), desk.row(kind="child", unique="u"))
+    assert (first.status, second.status, second.existing) == ("cancelled", "pending", False)
+
+
+async def test_the_key_is_asked_before_the_word_and_both_before_parents(desk: Any) -> None:
+    older = await desk.add(key="k", unique="u")
+    answers = await desk.insert(desk.row(key="k", unique="u", args={"n": 9}), desk.row(unique="u", parent="nobody"))
+    assert [(one.id, one.conflict, one.existing, one.unknown) for one in answers] == [
+        (older, True, False, None),
+        (older, False, True, None),
+    ]
+
+
+async def test_a_whole_batch_may_meet_older_jobs(desk: Any) -> None:
+    older = await desk.add(unique="u")
+    rows = (desk.row(unique="u"), desk.row())
+    first, second = await desk.one(InsertJobs(rows, now=desk.now, whole=True))
+    assert (first.id, first.existing, second.existing) == (older, True, False)
+    assert len(await desk.store.jobs()) == 2
+
+
+async def test_a_part_may_be_added_by_the_attempt_of_its_whole(desk: Any) -> None:
+    whole = await desk.start()
+    part = desk.row(parent=whole.id)
+    (inserted,) = await desk.one(InsertJobs((part,), now=desk.now, fence=whole))
+    assert inserted.status == "pending"
+    assert (await desk.view(part.id)).parent == whole.id
+
+
 # -- coming due --------------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +274,7 @@ async def test_jobs_are_filtered_by_status_queue_and_kind_together(desk: Any) ->
     c = await desk.add(queue="a", kind="y", execute_after=desk.now + 1)
 
     async def ids(**filters: Any) -> list[str]:
-        return [view.id for view in await desk.store.jobs(**filters)]
+        return [view.id for view in await desk.store.jobs(JobFilter(**filters))]
 
     assert await ids() == [c, b, a]
     assert await ids(queue="a") == [c, a]
@@ -230,7 +291,7 @@ async def test_jobs_are_paged_by_the_last_id_that_was_seen(desk: Any) -> None:
         assert len(page) <= 3
         seen += [view.id for view in page]
     assert seen == ids[::-1]
-    assert [view.id for view in await desk.store.jobs(before=ids[4], queue="b")] == [ids[3], ids[1]]
+    assert [view.id for view in await desk.store.jobs(JobFilter(queue="b"), before=ids[4])] == [ids[3], ids[1]]
 
 
 async def test_jobs_are_counted_by_queue_lane_and_status(desk: Any) -> None:

@@ -56,7 +56,7 @@ async def test_the_daemons_death_is_blamed_by_the_table(desk: Any, case: Death) 
     assert (recovered.status, recovered.suspect) == (case.status, case.suspect)
     view = await desk.view(row.id)
     assert (view.status, view.crashes, view.attempts) == (case.status, case.crashes, 0)
-    assert (view.reason, view.worker) == ("poison" if case.status == "failed" else None, None)
+    assert (view.reason, view.worker) == ("poison" if case.status == "failed" else None, "w1")
     if case.status == "pending":
         (claimed,) = await desk.claim(lane=case.lane)
         assert (claimed.suspect, claimed.crashes, claimed.epoch) == (case.suspect, case.crashes, case.deaths + 1)

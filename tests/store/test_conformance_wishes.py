@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runtime.store.port import CancelJobs, PromoteDue, QueueRow, ReleaseHeld, RetryJobs, SetQueue
+from runtime.store.port import CancelJobs, ReleaseHeld, RetryJobs
 from schemas.jobs import Lease
 
 
@@ -145,6 +145,39 @@ async def test_a_retry_happens_once(desk: Any) -> None:
     assert (first.queue, second) == ("default", "pending")
 
 
+async def test_a_retry_is_refused_where_another_job_holds_its_word(desk: Any) -> None:
+    older = await desk.add(unique="u")
+    await desk.cancel(older)
+    younger = await desk.add(unique="u")
+    before = await desk.dump()
+    assert await retry(desk, older) == ["cancelled"]
+    assert await desk.dump() == before
+    await desk.cancel(younger)
+    first, second = await retry(desk, older, younger)
+    assert (first.before, second) == ("cancelled", "cancelled")
+    assert [await desk.status(job_id) for job_id in (older, younger)] == [("pending", None), ("cancelled", "user")]
+
+
+async def test_a_dependant_whose_word_is_held_is_left_where_it_is(desk: Any) -> None:
+    parent = desk.row()
+    child = desk.child(parent.id, unique="u")
+    await desk.insert(parent, child)
+    (claimed,) = await desk.claim()
+    await desk.finish(claimed, "failed", "permanent")
+    await desk.add(kind="child", unique="u")
+    (retried,) = list(await desk.one(RetryJobs((parent.id,), now=desk.now, dependants=True)))
+    assert retried.also == 0
+    assert await desk.status(child.id) == ("cancelled", "dependency")
+
+
+async def test_a_cancelled_job_shows_the_wish_until_it_is_retried(desk: Any) -> None:
+    waiting, running = await desk.add(queue="b"), await desk.start()
+    await cancel(desk, waiting, running.id)
+    assert [(await desk.view(job_id)).cancel_requested for job_id in (waiting, running.id)] == [True, True]
+    await retry(desk, waiting)
+    assert (await desk.view(waiting)).cancel_requested is False
+
+
 # -- held jobs ---------------------------------------------------------------------------------------------------------
 
 
@@ -179,23 +212,3 @@ async def test_a_released_job_ranks_from_its_release(desk: Any) -> None:
     desk.now += 5
     await desk.one(ReleaseHeld(("resize",), now=desk.now))
     assert [job.id for job in await desk.claim("w1", "w2")] == [waiting, claimed.id]
-
-
-# -- queues ------------------------------------------------------------------------------------------------------------
-
-
-async def test_queues_that_were_set_by_hand_are_kept(desk: Any) -> None:
-    await desk.add(queue="plain")
-    assert await desk.store.queues() == ()
-    await desk.one(SetQueue("b", paused=True, now=desk.now))
-    await desk.one(SetQueue("a", paused=True, now=desk.now))
-    await desk.one(SetQueue("b", paused=False, now=desk.now))
-    assert await desk.store.queues() == (QueueRow("a", True), QueueRow("b", False))
-
-
-async def test_jobs_come_due_in_a_paused_queue(desk: Any) -> None:
-    job_id = await desk.add(execute_after=desk.now + 1)
-    await desk.one(SetQueue("default", paused=True, now=desk.now))
-    desk.now += 1
-    await desk.one(PromoteDue(now=desk.now))
-    assert await desk.status(job_id) == ("pending", None)

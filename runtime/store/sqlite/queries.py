@@ -1,154 +1,14 @@
-"""What is read: each function runs whole on a reader's thread and returns finished values."""
+"""What is read of everything but jobs: workers, queues, schedules, agents, conversations, events, settings."""
 
 import json
 import sqlite3
 from typing import Any, Final
 
-from runtime.store.port import AgentRow, ProcessRow, QueueRow, StateRow, WorkerRow
-from schemas.errors import Problem
+from runtime.store.port import AgentRow, FireRow, ProcessRow, QueueRow, ScheduleRow, StateRow, WorkerRow
+from runtime.store.sqlite.records import QUEUE_COLUMNS, WORKER_COLUMNS
+from runtime.store.sqlite.schedules import SCHEDULE_COLUMNS
+from runtime.store.sqlite.transaction import compact, last_offset
 from schemas.events import Event
-from schemas.jobs import AttemptView, JobView, Lane, LogLine, Status
-
-# The columns of a job as it is listed, by the names that people see.
-BRIEF: Final = {
-    "id": "id",
-    "name": "kind",
-    "queue": "queue",
-    "status": "status",
-    "reason": "reason",
-    "priority": "priority",
-    "attempts": "attempts",
-    "max_attempts": "max_attempts",
-    "crashes": "crashes",
-    "key": "key",
-    "worker": "worker",
-    "conversation": "conversation",
-    "timeout_ms": "timeout_ms",
-    "created_at": "created_at",
-    "updated_at": "updated_at",
-    "execute_after": "execute_after",
-    "started_at": "started_at",
-    "finished_at": "finished_at",
-}
-COLUMNS: Final = ", ".join(BRIEF.values())
-
-# Each living status is counted on its own partial index; a plain GROUP BY would walk the whole table.
-COUNTED_ON: Final[dict[Status, str]] = {
-    "pending": "jobs_claim",
-    "delayed": "jobs_due",
-    "active": "jobs_active",
-    "waiting": "jobs_waiting",
-    "paused": "jobs_paused",
-}
-
-
-def view(row: tuple[Any, ...], **more: Any) -> JobView:
-    """Build a view from a row of `COLUMNS`."""
-    return JobView(**dict(zip(BRIEF, row, strict=True)), **more)
-
-
-def parsed(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
-
-
-def problem_of(text: str | None) -> Problem | None:
-    return None if text is None else Problem.model_validate_json(text)
-
-
-def job(sql: sqlite3.Connection, job_id: str) -> JobView | None:
-    row = sql.execute(f"SELECT seq, {COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone()
-    if row is None:
-        return None
-    seq, *brief = row
-    args, data, result, error, progress = sql.execute(
-        "SELECT args, data, result, error, progress FROM job_data WHERE seq = ?", (seq,)
-    ).fetchone()
-    return view(
-        tuple(brief),
-        payload=parsed(args),
-        data=parsed(data),
-        result=parsed(result),
-        error=problem_of(error),
-        progress=parsed(progress),
-        history=attempts(sql, seq),
-    )
-
-
-def attempts(sql: sqlite3.Connection, seq: int) -> tuple[AttemptView, ...]:
-    rows = sql.execute(
-        """SELECT epoch, attempt, worker, started_at, ended_at, outcome, error
-           FROM job_attempts WHERE seq = ? ORDER BY epoch""",
-        (seq,),
-    ).fetchall()
-    return tuple(
-        AttemptView(
-            epoch=epoch,
-            attempt=attempt,
-            worker=worker,
-            started_at=started,
-            ended_at=ended,
-            outcome=outcome,
-            error=problem_of(error),
-        )
-        for epoch, attempt, worker, started, ended, outcome, error in rows
-    )
-
-
-def jobs(
-    sql: sqlite3.Connection, status: Status | None, queue: str | None, kind: str | None, before: str | None, limit: int
-) -> tuple[JobView, ...]:
-    wanted = {"status = ?": status, "queue = ?": queue, "kind = ?": kind, "id < ?": before}
-    given = {clause: value for clause, value in wanted.items() if value is not None}
-    where = " AND ".join(given) or "1"
-    rows = sql.execute(
-        f"SELECT {COLUMNS} FROM jobs WHERE {where} ORDER BY id DESC LIMIT ?", (*given.values(), limit)
-    ).fetchall()
-    return tuple(view(row) for row in rows)
-
-
-def job_logs(
-    sql: sqlite3.Connection, job_id: str, after: int, tail: int | None, limit: int
-) -> tuple[LogLine, ...] | None:
-    found = sql.execute("SELECT seq FROM jobs WHERE id = ?", (job_id,)).fetchone()
-    if found is None:
-        return None
-    order, count = ("DESC", tail) if tail is not None else ("ASC", limit)
-    rows = sql.execute(
-        f"SELECT n, at, level, text FROM job_logs WHERE seq = ? AND n > ? ORDER BY n {order} LIMIT ?",
-        (found[0], after, count),
-    ).fetchall()
-    return tuple(LogLine(n=n, at=at, level=level, text=text) for n, at, level, text in sorted(rows))
-
-
-def counts(sql: sqlite3.Connection, ended: bool) -> dict[tuple[str, Lane, Status], int]:
-    if ended:
-        rows = sql.execute(
-            """SELECT queue, lane, status, count(*) FROM jobs INDEXED BY jobs_ended
-               WHERE finished_at IS NOT NULL GROUP BY status, queue, lane"""
-        ).fetchall()
-        return {(queue, lane, status): count for queue, lane, status, count in rows}
-    found: dict[tuple[str, Lane, Status], int] = {}
-    for status, index in COUNTED_ON.items():
-        for queue, lane, count in sql.execute(
-            f"SELECT queue, lane, count(*) FROM jobs INDEXED BY {index} WHERE status = '{status}' GROUP BY queue, lane"
-        ).fetchall():
-            found[queue, lane, status] = count
-    return found
-
-
-def next_due(sql: sqlite3.Connection) -> int | None:
-    row = sql.execute(
-        "SELECT execute_after FROM jobs WHERE status = 'delayed' ORDER BY execute_after LIMIT 1"
-    ).fetchone()
-    return row[0] if row else None
-
-
-def suspects(sql: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        sql.execute(
-            "SELECT id, queue FROM jobs WHERE suspect = 1 AND finished_at IS NULL AND lane = 'agent' ORDER BY seq"
-        ).fetchall()
-    )
 
 
 def processes(sql: sqlite3.Connection, boot: str) -> tuple[ProcessRow, ...]:
@@ -161,15 +21,33 @@ def processes(sql: sqlite3.Connection, boot: str) -> tuple[ProcessRow, ...]:
 
 
 def workers(sql: sqlite3.Connection) -> tuple[WorkerRow, ...]:
-    rows = sql.execute(
-        "SELECT id, agent, lane, status, boot, pid, created_at, last_heartbeat_at FROM workers ORDER BY id"
-    ).fetchall()
+    rows = sql.execute(f"SELECT {WORKER_COLUMNS} FROM workers ORDER BY id").fetchall()
     return tuple(WorkerRow(*row) for row in rows)
 
 
 def queues(sql: sqlite3.Connection) -> tuple[QueueRow, ...]:
-    rows = sql.execute("SELECT name, paused FROM queues ORDER BY name").fetchall()
-    return tuple(QueueRow(name, bool(paused)) for name, paused in rows)
+    rows = sql.execute(f"SELECT {QUEUE_COLUMNS} FROM queues ORDER BY name").fetchall()
+    return tuple(QueueRow(*(*row, tuple(json.loads(by_hand)))) for *row, by_hand in rows)
+
+
+def schedules(sql: sqlite3.Connection) -> tuple[ScheduleRow, ...]:
+    rows = sql.execute(f"SELECT {SCHEDULE_COLUMNS}, paused, paused_by_hand FROM schedules ORDER BY name").fetchall()
+    return tuple(
+        ScheduleRow(
+            **dict(zip(SCHEDULE_COLUMNS.split(", "), row, strict=True)),
+            paused=bool(paused),
+            paused_by_hand=bool(by_hand),
+        )
+        for *row, paused, by_hand in rows
+    )
+
+
+def fires(sql: sqlite3.Connection, name: str, limit: int) -> tuple[FireRow, ...]:
+    rows = sql.execute(
+        "SELECT name, fire_at, job, outcome, at FROM schedule_fires WHERE name = ? ORDER BY fire_at DESC LIMIT ?",
+        (name, limit),
+    ).fetchall()
+    return tuple(FireRow(*row) for row in rows)
 
 
 def agents(sql: sqlite3.Connection) -> tuple[AgentRow, ...]:
@@ -208,31 +86,46 @@ def messages(sql: sqlite3.Connection, agent: str, conversation: str, limit: int)
     return tuple(row[0] for row in rows)
 
 
+# A row holds the events of one transaction, so the cursor may point into the middle of one. Within a row they come in
+# their order anyway; asking for it would sort everything before the first is seen. A word that is nowhere in a row's
+# text is in none of its events, which spares taking most rows apart.
+EVENTS: Final = """
+  SELECT first + event.key, event.value FROM events CROSS JOIN json_each(body) AS event
+  WHERE first >= coalesce((SELECT max(first) FROM events WHERE first <= :after + 1), 0) AND first + event.key > :after
+    {filters} ORDER BY first LIMIT :limit"""
+
+
 def events(
     sql: sqlite3.Connection, after: int, types: tuple[str, ...], subject: str | None, limit: int
 ) -> tuple[Event, ...]:
-    clauses, values = ['"offset" > ?'], [after]
-    if types:
-        clauses.append("(" + " OR ".join("type GLOB ?" if t.endswith("*") else "type = ?" for t in types) + ")")
-        values += types  # type: ignore[arg-type]  # parameters of one statement, of whatever type
+    values: dict[str, Any] = {"after": after, "limit": limit}
+    filters = ""
     if subject is not None:
-        clauses.append("subject = ?")
-        values.append(subject)  # type: ignore[arg-type]
-    rows = sql.execute(
-        f'SELECT "offset", at, type, subject, data FROM events WHERE {" AND ".join(clauses)} ORDER BY "offset" LIMIT ?',
-        (*values, limit),
-    ).fetchall()
-    return tuple(
-        Event(offset=offset, at=at, type=kind, subject=about, data=json.loads(data))
-        for offset, at, kind, about, data in rows
-    )
+        values |= {"subject": subject, "subject_text": compact(subject)}
+        filters += " AND instr(body, :subject_text) AND event.value ->> 2 = :subject"
+    if types:
+        words, texts = [], []
+        for n, wanted in enumerate(types):
+            family = wanted.endswith("*")
+            word = wanted[:-1] if family else wanted
+            values |= {f"type{n}": word, f"text{n}": compact(word)[: -1 if family else None]}
+            texts.append(f"instr(body, :text{n})")
+            found = f"substr(event.value ->> 1, 1, {len(word)})" if family else "event.value ->> 1"
+            words.append(f"{found} = :type{n}")
+        filters += f" AND ({' OR '.join(texts)}) AND ({' OR '.join(words)})"
+    rows = sql.execute(EVENTS.format(filters=filters), values).fetchall()
+    return tuple(event_of(offset, *json.loads(text)) for offset, text in rows)
+
+
+def event_of(offset: int, at: int, kind: str, subject: str, data: dict[str, Any]) -> Event:
+    return Event(offset=offset, at=at, type=kind, subject=subject, data=data)
 
 
 def event_bounds(sql: sqlite3.Connection) -> tuple[int, int]:
-    newest = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
-    oldest = sql.execute('SELECT min("offset") FROM events').fetchone()[0]
-    last = newest[0] if newest else 0
-    return (oldest if oldest is not None else last + 1), last
+    oldest = sql.execute(
+        "SELECT CASE body WHEN '[]' THEN first + count ELSE first END FROM events ORDER BY first LIMIT 1"
+    ).fetchone()
+    return (oldest[0] if oldest else 1), last_offset(sql)
 
 
 def setting(sql: sqlite3.Connection, name: str) -> str | None:

@@ -10,24 +10,27 @@ from runtime.store.port import (
     Heartbeat,
     PruneEvents,
     PutAgent,
+    PutQueue,
     PutSetting,
     PutWorkers,
     RemoveWorkers,
     SaveState,
-    SetQueue,
 )
-from runtime.store.sqlite.transaction import Transaction
+from runtime.store.sqlite.transaction import Transaction, compact, last_offset
 
 DAY_MS: Final = 86_400_000
+WORKER_COLUMNS: Final = "id, agent, lane, status, boot, pid, created_at, last_heartbeat_at, host, capabilities"
 
 
 def put_workers(tx: Transaction, change: PutWorkers) -> None:
     tx.sql.execute("UPDATE workers SET status = 'offline' WHERE boot <> ? AND status <> 'offline'", (change.boot,))
     tx.sql.execute("DELETE FROM workers WHERE status = 'offline' AND last_heartbeat_at < ?", (change.now - DAY_MS,))
     tx.sql.executemany(
-        "INSERT OR REPLACE INTO workers (id, agent, lane, status, boot, pid, created_at, last_heartbeat_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [(w.id, w.agent, w.lane, w.status, w.boot, w.pid, w.created_at, w.last_heartbeat_at) for w in change.workers],
+        f"INSERT OR REPLACE INTO workers ({WORKER_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (w.id, w.agent, w.lane, w.status, w.boot, w.pid, w.created_at, w.last_heartbeat_at, w.host, w.capabilities)
+            for w in change.workers
+        ],
     )
 
 
@@ -37,7 +40,9 @@ def heartbeat(tx: Transaction, change: Heartbeat) -> None:
         [(status, change.now, worker, change.boot) for worker, status in change.beats],
     )
     tx.sql.execute(
-        "UPDATE jobs SET lease_until = ? WHERE status = 'active' AND boot = ?", (change.lease_until, change.boot)
+        "UPDATE jobs SET lease_until = ? WHERE status = 'active' AND boot = ?"
+        " AND seq NOT IN (SELECT value FROM json_each(?))",
+        (change.lease_until, change.boot, compact(change.silent)),
     )
 
 
@@ -45,11 +50,18 @@ def remove_workers(tx: Transaction, change: RemoveWorkers) -> None:
     tx.sql.executemany("DELETE FROM workers WHERE id = ?", [(worker,) for worker in change.ids])
 
 
-def set_queue(tx: Transaction, change: SetQueue) -> None:
+QUEUE_COLUMNS: Final = (
+    "name, state, by, since, max_active, rate, blocked_until, requests_left, tokens_left, filled_at, set_by_hand"
+)
+
+
+def put_queue(tx: Transaction, change: PutQueue) -> None:
+    row = change.row
+    place = (row.name, row.state, row.by, row.since, row.max_active, row.rate, row.blocked_until)
+    bucket = (row.requests_left, row.tokens_left, row.filled_at)
     tx.sql.execute(
-        "INSERT INTO queues VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET paused = excluded.paused,"
-        " updated_at = excluded.updated_at",
-        (change.name, change.paused, change.now),
+        f"INSERT OR REPLACE INTO queues ({QUEUE_COLUMNS}, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*place, *bucket, compact(row.set_by_hand), change.now),
     )
 
 
@@ -110,8 +122,36 @@ def append_events(tx: Transaction, change: AppendEvents) -> None:
 
 
 def prune_events(tx: Transaction, change: PruneEvents) -> int:
-    newest = tx.next_offset - 1
-    return tx.sql.execute('DELETE FROM events WHERE "offset" <= ?', (newest - change.keep,)).rowcount
+    """Forget whole rows, and the beginning of the row that the line goes through.
+
+    The newest row stays, empty if need be, for it tells the next offset. Events of this very transaction stay too.
+    """
+    last = last_offset(tx.sql) - change.keep
+    rows: list[tuple[int, int, int]] = tx.sql.execute(
+        "SELECT first, count, CASE body WHEN '[]' THEN 0 ELSE count END FROM events WHERE first <= ? ORDER BY first",
+        (last,),
+    ).fetchall()
+    if not rows:
+        return 0
+    first, count, left = rows[-1]
+    went = sum(row[2] for row in rows[:-1])
+    tx.sql.execute("DELETE FROM events WHERE first < ?", (first,))
+    if last < first + count - 1 or change.keep <= 0:
+        return went + shorten(tx, first, count, left, last)
+    tx.sql.execute("DELETE FROM events WHERE first = ?", (first,))
+    return went + left
+
+
+def shorten(tx: Transaction, first: int, count: int, left: int, last: int) -> int:
+    """Forget the events of one row up to the offset *last*; return how many went."""
+    keep = min(left, max(0, first + count - 1 - last))
+    body = json.loads(tx.sql.execute("SELECT body FROM events WHERE first = ?", (first,)).fetchone()[0])
+    kept = body[len(body) - keep :]
+    start, number = (first + count - keep, keep) if keep else (first, count)
+    tx.sql.execute(
+        "UPDATE events SET first = ?, count = ?, body = ? WHERE first = ?", (start, number, compact(kept), first)
+    )
+    return left - keep
 
 
 def put_setting(tx: Transaction, change: PutSetting) -> None:

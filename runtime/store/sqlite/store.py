@@ -11,13 +11,13 @@ from typing import Any, Final, TypeVar
 from runtime import log
 from runtime.errors import StoreCorrupt, StoreError
 from runtime.store import port
-from runtime.store.sqlite import queries, sidecar
+from runtime.store.sqlite import graph, queries, sidecar, views
 from runtime.store.sqlite.connection import Connection, Durability, wanted_pragmas
 from runtime.store.sqlite.migrate import check_ours, migrate
 from runtime.store.sqlite.transaction import Transaction, last_number
 from runtime.store.sqlite.writer import Writer
 from schemas.events import Event
-from schemas.jobs import JobView, Lane, LogLine, Status
+from schemas.jobs import GraphView, JobFilter, JobView, Lane, LogLine, Status
 
 logger = log.get(__name__)
 
@@ -91,6 +91,12 @@ class SqliteStore:
     async def commit(self, changes: Sequence[port.Change]) -> list[Any]:
         return await self._writer.commit(changes)
 
+    def watch(self, listener: port.MoveListener) -> None:
+        self._writer.watchers.append(listener)
+
+    async def tidy(self, pages: int) -> port.Tidied:
+        return await self._main.run(lambda sql: tidy(sql, self.path, pages))
+
     def listen(self, listener: port.EventListener) -> None:
         self._writer.listeners.append(listener)
 
@@ -99,32 +105,38 @@ class SqliteStore:
         return await self._readers[self._turn].run(lambda sql: query(sql, *arguments))
 
     async def job(self, job_id: str) -> JobView | None:
-        return await self._read(queries.job, job_id)
+        return await self._read(views.job, job_id)
 
     async def jobs(
-        self,
-        *,
-        status: Status | None = None,
-        queue: str | None = None,
-        kind: str | None = None,
-        before: str | None = None,
-        limit: int = 50,
+        self, where: JobFilter | None = None, *, before: str | None = None, limit: int = 50, errors: bool = False
     ) -> tuple[JobView, ...]:
-        return await self._read(queries.jobs, status, queue, kind, before, limit)
+        return await self._read(views.jobs, where, before, limit, errors)
+
+    async def parents(self, job_id: str) -> tuple[port.ParentResult, ...]:
+        return await self._read(graph.parents, job_id)
+
+    async def children(self, job_id: str) -> tuple[port.ChildResult, ...]:
+        return await self._read(graph.children, job_id)
+
+    async def graph(self, job_id: str, limit: int) -> GraphView | None:
+        return await self._read(graph.graph, job_id, limit)
+
+    async def why(self, job_id: str) -> port.WhyFacts | None:
+        return await self._read(graph.why, job_id)
 
     async def job_logs(
         self, job_id: str, *, after: int = 0, tail: int | None = None, limit: int = 1000
     ) -> tuple[LogLine, ...] | None:
-        return await self._read(queries.job_logs, job_id, after, tail, limit)
+        return await self._read(views.job_logs, job_id, after, tail, limit)
 
     async def counts(self, *, ended: bool) -> dict[tuple[str, Lane, Status], int]:
-        return await self._read(queries.counts, ended)
+        return await self._read(views.counts, ended)
 
     async def next_due(self) -> int | None:
-        return await self._read(queries.next_due)
+        return await self._read(views.next_due)
 
     async def suspects(self) -> tuple[tuple[str, str], ...]:
-        return await self._read(queries.suspects)
+        return await self._read(views.suspects)
 
     async def processes(self, boot: str) -> tuple[port.ProcessRow, ...]:
         return await self._read(queries.processes, boot)
@@ -134,6 +146,12 @@ class SqliteStore:
 
     async def queues(self) -> tuple[port.QueueRow, ...]:
         return await self._read(queries.queues)
+
+    async def schedules(self) -> tuple[port.ScheduleRow, ...]:
+        return await self._read(queries.schedules)
+
+    async def fires(self, name: str, *, limit: int = 50) -> tuple[port.FireRow, ...]:
+        return await self._read(queries.fires, name, limit)
 
     async def agents(self) -> tuple[port.AgentRow, ...]:
         return await self._read(queries.agents)
@@ -166,6 +184,9 @@ def make_ready(sql: sqlite3.Connection) -> tuple[sidecar.Sidecar, Transaction]:
     identity = json.loads(row[0]) if row else str(uuid.uuid4())
     if row is None:
         sql.execute("INSERT INTO settings VALUES ('uuid', ?)", (json.dumps(identity),))
+    # `state.json` will hold a later start to what is noted there, so that must be on the disk first. With `relaxed`, or
+    # after a death within a commit, the last transactions may not be, and a power loss would have us refuse our file.
+    sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     return sidecar.Sidecar(identity, schema, last_number(sql, "jobs"), clean=False), Transaction(sql)
 
 
@@ -174,3 +195,15 @@ def finish_up(sql: sqlite3.Connection) -> int:
     sql.execute("PRAGMA optimize").fetchall()
     sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return last_number(sql, "jobs")
+
+
+def tidy(sql: sqlite3.Connection, path: Path, pages: int) -> port.Tidied:
+    """Give free pages back and fold the log in; both do what they can at once and wait for nobody."""
+    before = sql.execute("PRAGMA freelist_count").fetchone()[0]
+    if before:
+        # A script, since execute() takes one step of the statement and each step frees one page.
+        sql.executescript(f"PRAGMA incremental_vacuum({int(pages)})")
+    sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    free = sql.execute("PRAGMA freelist_count").fetchone()[0]
+    log_file = path.with_name(f"{path.name}-wal")
+    return port.Tidied(before - free, free, log_file.stat().st_size if log_file.exists() else 0)

@@ -3,44 +3,25 @@
 import asyncio  # aiosqlite lives on asyncio; a bare future a commit is what group commit costs
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 from runtime import log
 from runtime.errors import StoreMismatch
 from runtime.store import port
-from runtime.store.sqlite import jobs, records
+from runtime.store.sqlite import inserts
+from runtime.store.sqlite.ahead import Ahead
+from runtime.store.sqlite.changes import APPLY
 from runtime.store.sqlite.connection import Connection, translate
-from runtime.store.sqlite.transaction import EventRow, Told, Transaction
+from runtime.store.sqlite.transaction import Told, Transaction
 
-# How each change is applied. A change that is missing here cannot be committed.
-APPLY: Final[dict[type[Any], Callable[[Transaction, Any], Any]]] = {
-    port.InsertJobs: jobs.insert_jobs,
-    port.ClaimJobs: jobs.claim_jobs,
-    port.FinishJobs: jobs.finish_jobs,
-    port.RecordProcess: jobs.record_process,
-    port.SaveProgress: jobs.save_progress,
-    port.AppendLogs: jobs.append_logs,
-    port.CancelJobs: jobs.cancel_jobs,
-    port.RetryJobs: jobs.retry_jobs,
-    port.PromoteDue: jobs.promote_due,
-    port.ReleaseHeld: jobs.release_held,
-    port.RecoverJobs: jobs.recover_jobs,
-    port.PutWorkers: records.put_workers,
-    port.Heartbeat: records.heartbeat,
-    port.RemoveWorkers: records.remove_workers,
-    port.SetQueue: records.set_queue,
-    port.PutAgent: records.put_agent,
-    port.SaveState: records.save_state,
-    port.AppendMessages: records.append_messages,
-    port.AppendEvents: records.append_events,
-    port.PruneEvents: records.prune_events,
-    port.PutSetting: records.put_setting,
-}
+Commit: TypeAlias = Sequence[port.Change]
+Outcome: TypeAlias = list[Any] | Exception
+Waiting: TypeAlias = tuple[Commit, "asyncio.Future[list[Any]]"]
 
-Commit = Sequence[port.Change]
-Outcome = list[Any] | Exception
+T = TypeVar("T")
 
 logger = log.get(__name__)
 
@@ -54,12 +35,14 @@ class Writer:
     def __init__(self, connection: Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
-        self._waiting: list[tuple[Commit, asyncio.Future[list[Any]]]] = []
+        self._waiting: list[Waiting] = []
         self._task: asyncio.Task[None] | None = None
         self._transaction: Transaction | None = None
         self._identity: tuple[int, int] | None = None
+        self._ahead = Ahead(path)
         self._checked = 0.0
         self.listeners: list[port.EventListener] = []
+        self.watchers: list[port.MoveListener] = []
 
     def start(self, transaction: Transaction) -> None:
         """Begin to take commits."""
@@ -67,9 +50,10 @@ class Writer:
         self._transaction, self._identity = transaction, (found.st_dev, found.st_ino)
 
     async def drain(self) -> None:
-        """Wait until everything handed in is written."""
+        """Wait until everything handed in is written, and let go of the file; nothing may be handed in after this."""
         if self._task is not None:
             await asyncio.wait([self._task])
+        self._ahead.close()
 
     async def commit(self, changes: Commit) -> list[Any]:
         """Return the results of *changes* when they are on the disk; see the port for cancellation."""
@@ -87,16 +71,18 @@ class Writer:
         finally:
             self._task = None
 
-    async def _write(self, batch: list[tuple[Commit, asyncio.Future[list[Any]]]]) -> None:
+    async def _write(self, batch: list[Waiting]) -> None:
         try:
             self._check_file()
-            outcomes, events = await self._connection.run(lambda sql: self._apply(sql, [item[0] for item in batch]))
+            outcomes, events, moves = await self._connection.run(lambda sql: self._apply(sql, [c for c, _ in batch]))
         except Exception as error:  # noqa: BLE001  # whatever it was, those who wait are told, and the next may try
-            outcomes, events = [error] * len(batch), []
+            outcomes, events, moves = [error] * len(batch), None, []
         except asyncio.CancelledError:  # the loop is being torn down: whoever waits is told the outcome is unknown
             for _, done in batch:
                 done.cancel()
             raise
+        if moves:
+            self._tell(self.watchers, moves)  # before anybody goes on: who asks for counts then finds them right
         for (_, done), outcome in zip(batch, outcomes, strict=True):
             if done.done():
                 continue
@@ -105,17 +91,17 @@ class Writer:
             else:
                 done.set_result(outcome)
         if events:
-            self._tell(Told(events))
+            self._tell(self.listeners, events)
 
-    def _tell(self, events: Told) -> None:
-        """Tell the listeners what is on the disk now; one that fails harms neither the others nor the next commit."""
-        for listener in self.listeners:
+    def _tell(self, listeners: Iterable[Callable[[T], None]], news: T) -> None:
+        """Tell what is on the disk now; a listener that fails harms neither the others nor the next commit."""
+        for listener in listeners:
             try:
-                listener(events)
+                listener(news)
             except Exception:
-                logger.exception("event_listener_failed")
+                logger.exception("store_listener_failed")
 
-    def _apply(self, sql: sqlite3.Connection, commits: list[Commit]) -> tuple[list[Outcome], list[EventRow]]:
+    def _apply(self, sql: sqlite3.Connection, commits: list[Commit]) -> tuple[list[Outcome], Told, list[port.Move]]:
         """Apply *commits* as one transaction, on the connection's thread."""
         tx = self._transaction
         assert tx is not None
@@ -126,16 +112,43 @@ class Writer:
             if len(commits) == 1:
                 outcomes: list[Outcome] = [[APPLY[type(change)](tx, change) for change in commits[0]]]
             else:
-                outcomes = [self._apply_one(tx, commit) for commit in commits]
+                outcomes = self._apply_each(tx, commits)
+            tx.keep_events()
             sql.execute("COMMIT")
+            self._ahead.keep()
         except BaseException as error:
             tx.back_to(start)
             if sql.in_transaction:
                 sql.execute("ROLLBACK")
             if isinstance(error, Exception) and not isinstance(error, sqlite3.Error):
-                return [error] * len(commits), []
+                return [error] * len(commits), tx.told(), []
             raise
-        return outcomes, tx.events
+        return outcomes, tx.told(), tx.tally()
+
+    def _apply_each(self, tx: Transaction, commits: list[Commit]) -> list[Outcome]:
+        """Apply several commits in their order; those that follow one another and only add plain jobs as one."""
+        outcomes: list[Outcome] = []
+        for plain, group in groupby(commits, inserts.only_adds):
+            some = list(group)
+            together = self._add_together(tx, some) if plain and len(some) > 1 else None
+            outcomes += together or [self._apply_one(tx, commit) for commit in some]
+        return outcomes
+
+    def _add_together(self, tx: Transaction, commits: list[Commit]) -> list[Outcome] | None:
+        """Add the jobs of several commits as if they were of one; None where they have to be added one by one."""
+        mark = tx.mark()
+        tx.sql.execute("SAVEPOINT callers")
+        try:
+            outcomes = inserts.add_together(tx, commits)
+        except Exception:
+            if not tx.sql.in_transaction:
+                raise  # see _apply_one
+            tx.sql.execute("ROLLBACK TO callers")
+            tx.sql.execute("RELEASE callers")
+            tx.back_to(mark)
+            return None  # one of them is at fault (an id that is there already); which one is found out one by one
+        tx.sql.execute("RELEASE callers")
+        return [*outcomes]
 
     def _apply_one(self, tx: Transaction, commit: Commit) -> Outcome:
         """Apply one of several commits behind a savepoint, so that its failure is its own."""

@@ -1,0 +1,95 @@
+"""The channels of a child process to the daemon: reports on descriptor 3, answers to its questions on what was stdin.
+
+A report is a line of JSON with one member. A question is the report `{"ask": [n, what, fields]}`; its answer is the
+line `{"n": n, "is": ...}`, or with `error` (an error of ours) or `lost` in place of `is`. Questions of several threads
+are asked side by side.
+"""
+
+import json
+import os
+import threading
+from typing import Any, BinaryIO, Final
+
+REPORT_FD: Final = 3
+
+
+class Wire:
+    """Both channels. Threads of the function may write too; a slow reader makes the writer wait."""
+
+    def __init__(self, report_fd: int = REPORT_FD, answer_fd: int = 0) -> None:
+        os.set_inheritable(report_fd, False)
+        self._reports = os.fdopen(report_fd, "wb", buffering=0)
+        self._answers: BinaryIO = os.fdopen(os.dup(answer_fd), "rb")
+        self._lock = threading.Lock()
+        self._waiting: dict[int, _Question] = {}
+        self._asked = 0
+        self._reader: threading.Thread | None = None
+        self._gone = False
+
+    def order(self) -> Any:
+        """Read what is to be done: the first line."""
+        return json.loads(self._answers.readline())
+
+    def send(self, name: str, value: bytes) -> None:
+        """Write one report: *value* is JSON already."""
+        rest = memoryview(b'{"%b":%b}\n' % (name.encode(), value))
+        with self._lock:
+            while rest:
+                rest = rest[self._reports.write(rest) or 0 :]
+
+    def beat(self, every: float) -> None:
+        """Tell every so many seconds that this process lives, whatever its code does: from a thread, so a process that
+        is stopped, or whose code never lets go of the interpreter, is not heard of.
+        """
+        over = threading.Event()
+
+        def run() -> None:
+            while not over.wait(every):
+                try:
+                    self.send("beat", b"1")
+                except OSError:  # nobody listens any more; the guard will see to us
+                    return
+
+        threading.Thread(target=run, name="beat", daemon=True).start()
+
+    def ask(self, what: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Ask, and wait for the answer: a dict with `is`, `error` or `lost`. With the daemon gone all is lost."""
+        question = _Question()
+        with self._lock:
+            if self._gone:
+                return {"lost": True}
+            self._asked += 1
+            number = self._asked
+            self._waiting[number] = question
+            if self._reader is None:
+                self._reader = threading.Thread(target=self._read, name="answers", daemon=True)
+                self._reader.start()
+        try:
+            self.send("ask", json.dumps([number, what, fields]).encode())
+            question.over.wait()
+        finally:
+            self._waiting.pop(number, None)
+        return question.answer
+
+    def _read(self) -> None:
+        for line in self._answers:
+            answer = json.loads(line)
+            question = self._waiting.get(answer["n"])
+            if question is not None:
+                question.answer = answer
+                question.over.set()
+        with self._lock:
+            self._gone = True
+            left = list(self._waiting.values())
+        for question in left:
+            question.over.set()
+
+
+class _Question:
+    """One who waits for an answer."""
+
+    __slots__ = ("answer", "over")
+
+    def __init__(self) -> None:
+        self.answer: dict[str, Any] = {"lost": True}
+        self.over = threading.Event()
