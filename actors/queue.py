@@ -7,22 +7,21 @@ from typing import Any, Final
 
 import anyio.to_thread
 
-from actors import encoding
+from actors.alarms import Alarms, Tick
 from actors.asked import Asked, Notes, inserted
 from actors.beats import Beats
 from actors.company import Company
+from actors.ends import NO_ROOM, Ends
 from actors.entry import Entry, again, fail_all
 from actors.plan import Planner, Share
 from actors.rows import Rows
 from actors.seats import Seats
-from actors.settle import settle
 from actors.tally import Tally
 from actors.words import Words
 from runtime import log
-from runtime.attempt import MAX_ERROR_TEXT
 from runtime.core.actor import Promise, Terminated, handles
 from runtime.core.deadlines import Timer
-from runtime.errors import ActorError, MailboxFull, StoreError, UnderstudyError, problem
+from runtime.errors import ActorError, MailboxFull, StoreError, UnderstudyError
 from runtime.sandbox.process import host_boot, kill_group
 from runtime.store import port
 from schemas.base import Message
@@ -36,25 +35,16 @@ from schemas.jobs import (
     JobProcess,
     JobProgress,
     JobSettled,
-    Outcome,
     RunJob,
     WorkerReady,
 )
+
+__all__ = ["Queue", "Tick"]
 
 logger = log.get(__name__)
 
 WRITE_WORDS_EVERY: Final = 0.1
 RETRY_STORE_AFTER: Final = 1.0
-LONGEST_ALARM: Final = 60.0
-DUE_IN_VAIN: Final = 1.0
-"""Seconds until what is due and could not be moved is looked at again."""
-NO_ROOM: Final = Outcome(ok=False, snooze=True, retry_after_ms=1000, tokens=0)
-
-
-class Tick(Message, type="queue.tick"):
-    """Something is due: `what` says which."""
-
-    what: str
 
 
 class Left(Message, type="queue.left"):
@@ -81,21 +71,16 @@ class Queue(Asked):
         self.rows = Rows(house, self.planner, self._row_changed)
         self.beats = Beats(house, self.seats)
         self.words = Words(house.bus)
+        self.ends = Ends(house, self.planner, self.rows)
+        self.alarms = Alarms(house, lambda wait, message: self.ctx.after(wait, message))
         self.draining = False
         self.flushing = self.woken = False
         # noted since the last commit
-        self.ends: list[tuple[Claimed, Outcome]] = []
         self.lost: list[str] = []
         self.removed: list[str] = []
         self.ticks: set[str] = set()
-        # when something is due, and whether the database has to be asked for it
-        self.next_due: int | None = None
-        self.ask_due = False
-        self.came_due = 0
         self.in_doubt = False
         self.store_down = False
-        self.alarm: Timer | None = None
-        self.look: Timer | None = None
         self.another_try: Timer | None = None
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -116,9 +101,8 @@ class Queue(Asked):
         for row in await store.queues():
             self.rows.kept[row.name] = row
             self._row_changed(row)
-        self.next_due = await store.next_due()
+        self.alarms.heard(await store.next_due())
         settings = house.loaded.settings
-        self._arm()
         self.ctx.after(settings.runtime.heartbeat / 1000, Tick(what="beat"))
         self.ctx.after(settings.runtime.reconcile / 1000, Tick(what="reconcile"))
 
@@ -156,9 +140,7 @@ class Queue(Asked):
         runnable, due = self.tally.take(moves)
         if self.planner.gated:
             self.planner.gated.difference_update([move[0] for move in moves])
-        if due is not None and (self.next_due is None or due < self.next_due):
-            self.next_due = due
-            self._arm()
+        self.alarms.heard(due)
         if runnable and not self.flushing:
             self.wake()
 
@@ -238,7 +220,7 @@ class Queue(Asked):
     def ended(self, message: JobEnded) -> None:
         claimed = self._release(message.lease)
         if claimed is not None:
-            self.ends.append((claimed, message.outcome))
+            self.ends.note(claimed, message.outcome)
 
     @handles
     def settled(self, message: JobSettled) -> None:
@@ -318,23 +300,6 @@ class Queue(Asked):
         elif what == "reconcile":
             self.ctx.after(runtime.reconcile / 1000, message)
 
-    def _arm(self, at_least: float = 0.0) -> None:
-        """Set the alarm for what is due next; a jump of the wall clock is noticed within `LONGEST_ALARM`."""
-        if self.next_due is not None:
-            wait = max(at_least, (self.next_due - self.house.clock.now()) / 1000)
-            if self.alarm is not None:
-                self.alarm.cancel()
-            self.alarm = self.ctx.after(min(wait, LONGEST_ALARM), Tick(what="due"))
-
-    def _arm_look(self) -> None:
-        """Set the alarm for a queue that a rate or a provider holds back."""
-        at, self.planner.look_at = self.planner.look_at, None
-        if at is not None:
-            if self.look is not None:
-                self.look.cancel()
-            wait = max(1, at - self.house.clock.now()) / 1000
-            self.look = self.ctx.after(min(wait, LONGEST_ALARM), Tick(what="look"))
-
     # -- one commit for everything -----------------------------------------------------------------------------------
 
     async def after_batch(self) -> None:
@@ -357,22 +322,17 @@ class Queue(Asked):
             self.house.store_trouble = None
             for entry, result in zip(entries, results, strict=True):
                 entry.heard(result)
-            if self.ask_due:
-                await self._look(self._next_alarm)
-        if self.planner.look_at is not None:
-            self._arm_look()
+            if self.alarms.asks:
+                await self._look(self.alarms.ask)
+        at, self.planner.look_at = self.planner.look_at, None
+        if at is not None:
+            self.alarms.look_at(at)
 
     async def _look(self, read: Callable[[], Awaitable[None]]) -> None:
         try:
             await read()
         except StoreError as error:
             self._store_failed(error, [])
-
-    async def _next_alarm(self) -> None:
-        self.ask_due = False
-        self.next_due = await self.house.store.next_due()
-        self._arm(0.0 if self.came_due else DUE_IN_VAIN)
-        self.came_due = 0
 
     async def _compare(self) -> None:
         """Compare memory with the database, which is right after a commit whose outcome nobody heard."""
@@ -381,8 +341,7 @@ class Queue(Asked):
             self._repaired({"counts": len(differs)}, differs=differs)
             await self.tally.load()
         self.in_doubt = False
-        self.next_due = await self.house.store.next_due()
-        self._arm(DUE_IN_VAIN)
+        await self.alarms.ask()
 
     def _repaired(self, found: dict[str, int], **more: Any) -> None:
         """Count what had to be put right: each is a fault of ours, or of a commit that nobody heard of."""
@@ -398,7 +357,7 @@ class Queue(Asked):
             entries += self.words.entries(all_=bool(self.ends or "words" in self.ticks or self.draining))
             self.ticks -= {"words", "words soon"}
         if self.ends:
-            self._gather_ends(entries, now)
+            entries.append(self.ends.entry(now))
         if self.lost or self.removed:
             self._gather_lost(entries, now)
         if self.notes.inserts or self.notes.wishes:
@@ -411,31 +370,6 @@ class Queue(Asked):
         if claims:
             self._gather_claims(entries, now, without)
         return entries
-
-    def _gather_ends(self, entries: list[Entry], now: int) -> None:
-        ends, self.ends = self.ends, []
-        finishes = tuple([self._settle(claimed, outcome, now) for claimed, outcome in ends])
-        entries.append(Entry(port.FinishJobs(finishes, now), failed=lambda _: self.ends.extend(ends)))
-
-    def _settle(self, claimed: Claimed, outcome: Outcome, now: int) -> port.Finish:
-        result = None
-        if outcome.ok:
-            result = outcome.text
-            if result is None and outcome.result is not None:
-                try:
-                    result = encoding.as_given(outcome.result)
-                except (TypeError, ValueError, RecursionError) as error:  # it must not take down others' commit
-                    outcome = no_json(error)
-        finish = settle(claimed, outcome, result, now, self.house.clock.random())
-        if self.planner.suspects and not (finish.refund or finish.crash):
-            self.planner.suspects.pop(claimed.id, None)  # it came to its own end
-        if outcome.error_class == "rate_limited":
-            self.rows.block(claimed.queue, finish.execute_after or now + (outcome.retry_after_ms or 0))
-        if outcome.tokens is not None:
-            bucket = self.planner.bucket(claimed.queue, now)
-            if bucket is not None:
-                bucket.settle(claimed.tokens, outcome.tokens)
-        return finish
 
     def _gather_lost(self, entries: list[Entry], now: int) -> None:
         """After the ends: taking back all of a worker must not take what it had ended before."""
@@ -487,26 +421,12 @@ class Queue(Asked):
             entries.append(Entry(port.RepairJobs(now), self._repaired))
         if "due" in ticks:
             ticks.discard("due")
-            self._gather_due(entries, now)
+            entries += self.alarms.entries(now, lambda _: ticks.add("due"))
         if "kinds" in ticks:
             ticks.discard("kinds")
             change = port.ReleaseHeld(self.house.kinds.names(), now)
             entries.append(Entry(change, failed=lambda _: ticks.add("kinds")))
         ticks.discard("look")
-
-    def _gather_due(self, entries: list[Entry], now: int) -> None:
-        if self.next_due is None or self.next_due > now:
-            self._arm()
-            return
-        self.ask_due = True
-        entries.append(Entry(port.PromoteDue(now), self._promoted, lambda _: self.ticks.add("due")))
-        entries.append(Entry(port.ExpireJobs(now), self._overdue))
-
-    def _promoted(self, found: tuple[Any, ...]) -> None:
-        self.came_due += len(found)
-
-    def _overdue(self, ended: int) -> None:
-        self.came_due += ended
 
     # -- claims ------------------------------------------------------------------------------------------------------
 
@@ -557,7 +477,7 @@ class Queue(Asked):
             seat.ref.tell_nowait(RunJob(job, seat.incarnation))
         except MailboxFull:  # it is there and busy: only this message waits a little
             self._release(job)
-            self.ends.append((job, NO_ROOM))
+            self.ends.note(job, NO_ROOM)
         except ActorError:
             self._forget(job.worker)  # it has just gone; what it held, this job too, goes back
 
@@ -582,9 +502,3 @@ class Queue(Asked):
             entry.failed(error)
         if self.another_try is None or self.another_try.over:
             self.another_try = self.ctx.after(RETRY_STORE_AFTER, Tick(what="store"))
-
-
-def no_json(error: Exception) -> Outcome:
-    """Return the outcome of an attempt whose result cannot be kept; no other attempt will do better."""
-    why = problem("job.failed", f"the result cannot be written as JSON: {error}"[:MAX_ERROR_TEXT])
-    return Outcome(ok=False, error=why, error_class="permanent")

@@ -68,9 +68,8 @@ def test_the_job_has_the_last_word_then_its_kind_then_its_queue(
 
 @pytest.mark.parametrize(("agent", "attempts"), [("ada", 5), ("bob", 2)])
 def test_the_queue_of_an_agent_speaks_where_the_agent_does_not(agent: str, attempts: int) -> None:
-    queues = {f"agent:{name}": {"max_attempts": 5} for name in ("ada", "bob")}
-    kinds = Kinds(SETTINGS.model_copy(update={"queues": Settings.model_construct(queues=queues).queues}))
-    kinds.use(SETTINGS.model_copy(update={"queues": dict.fromkeys(queues, SETTINGS.queues["own"])}))
+    queues = dict.fromkeys(("agent:ada", "agent:bob"), SETTINGS.queues["own"])
+    kinds = Kinds(SETTINGS.model_copy(update={"queues": queues}))
     args = {"agent": agent, "message": {"text": "hi"}}
     assert kinds.prepare(NewJob(kind="agent.message", args=args), "id-1", NOW).max_attempts == attempts
 

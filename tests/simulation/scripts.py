@@ -44,10 +44,10 @@ class Day:
         self.config = self._config()
 
     def _config(self) -> str:
-        lease = self.rng.choice((120, 300, 600))
+        lease = self.rng.choice((180, 300, 600))
         overall = "" if self.overall is None else f"max_active = {self.overall}\n"
         text = (
-            f"[runtime]\nlease = '{lease}s'\nheartbeat = '{lease // 3}s'\nreconcile = '5m'\ndrain = '20s'\n"
+            f"[runtime]\nlease = '{lease}s'\nheartbeat = '{lease // 3}s'\nreconcile = '10m'\ndrain = '20s'\n"
             f"pool = {self.rng.randint(2, 4)}\nchild_pool = {self.rng.randint(1, 3)}\n{overall}"
             "[kinds.act]\nrun = 'tests.simulation.acts:play'\nin_loop = true\ntimeout = '20m'\nmax_attempts = 4\n"
             "queue = 'a'\nretry = { base = '1s', max = '2m' }\n"

@@ -190,7 +190,7 @@ class World:
         names, weights = list(actions), [weight for weight, _ in actions.values()]
         while anyio.current_time() < end:
             await anyio.sleep(min(self.chance.expovariate(1 / self.day.gap), max(0.0, end - anyio.current_time())))
-            if self.chance.random() < 0.01:
+            if self.chance.random() < 0.025:
                 return self.chance.choice(("crash", "crash", "stop"))
             name = self.chance.choices(names, weights)[0]
             self.did[name] += 1

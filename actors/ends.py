@@ -1,0 +1,69 @@
+"""How attempts ended, and what that means: for their jobs, for suspects, and for the rate of their queue."""
+
+from typing import Final
+
+from actors import encoding
+from actors.company import Company
+from actors.entry import Entry
+from actors.plan import Planner
+from actors.rows import Rows
+from actors.settle import settle
+from runtime.attempt import MAX_ERROR_TEXT
+from runtime.errors import StoreError, problem
+from runtime.store import port
+from schemas.jobs import Claimed, Outcome
+
+NO_ROOM: Final = Outcome(ok=False, snooze=True, retry_after_ms=1000, tokens=0)
+"""The mailbox of a job's worker was full: it comes back in a moment, and has used nothing."""
+
+
+class Ends:
+    """Ends of attempts that are not written yet."""
+
+    def __init__(self, house: Company, planner: Planner, rows: Rows) -> None:
+        self.house, self.planner, self.rows = house, planner, rows
+        self._noted: list[tuple[Claimed, Outcome]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._noted)
+
+    def note(self, claimed: Claimed, outcome: Outcome) -> None:
+        """Note how an attempt ended."""
+        self._noted.append((claimed, outcome))
+
+    def entry(self, now: int) -> Entry:
+        """Return the change that writes all ends; where it fails they are noted again."""
+        ends, self._noted = self._noted, []
+
+        def failed(_: StoreError) -> None:
+            self._noted.extend(ends)
+
+        finishes = tuple([self._settled(claimed, outcome, now) for claimed, outcome in ends])
+        return Entry(port.FinishJobs(finishes, now), failed=failed)
+
+    def _settled(self, claimed: Claimed, outcome: Outcome, now: int) -> port.Finish:
+        result = None
+        if outcome.ok:
+            result = outcome.text
+            if result is None and outcome.result is not None:
+                try:
+                    result = encoding.as_given(outcome.result)
+                except (TypeError, ValueError, RecursionError) as error:  # it must not take down others' commit
+                    outcome = no_json(error)
+        finish = settle(claimed, outcome, result, now, self.house.clock.random())
+        planner = self.planner
+        if planner.suspects and not (finish.refund or finish.crash):
+            planner.suspects.pop(claimed.id, None)  # it came to its own end
+        if outcome.error_class == "rate_limited":
+            self.rows.block(claimed.queue, finish.execute_after or now + (outcome.retry_after_ms or 0))
+        if outcome.tokens is not None:
+            bucket = planner.bucket(claimed.queue, now)
+            if bucket is not None:
+                bucket.settle(claimed.tokens, outcome.tokens)
+        return finish
+
+
+def no_json(error: Exception) -> Outcome:
+    """Return the outcome of an attempt whose result cannot be kept; no other attempt will do better."""
+    why = problem("job.failed", f"the result cannot be written as JSON: {error}"[:MAX_ERROR_TEXT])
+    return Outcome(ok=False, error=why, error_class="permanent")
