@@ -42,10 +42,11 @@ class Alarms:
             self.next_due = due
             self.arm()
 
-    def arm(self, at_least: float = 0.0) -> None:
-        """Set the alarm for what is due next."""
+    def arm(self, overdue: float = 0.0) -> None:
+        """Set the alarm for what is due next; for what is due already, *overdue* seconds from now."""
         if self.next_due is not None:
-            wait = max(at_least, (self.next_due - self.house.clock.now()) / 1000)
+            wait = (self.next_due - self.house.clock.now()) / 1000
+            wait = wait if wait > 0 else overdue
             if self._due is not None:
                 self._due.cancel()
             self._due = self._after(min(wait, LONGEST), Tick(what="due"))

@@ -355,7 +355,8 @@ class Queue(Asked):
         entries: list[Entry] = []
         if self.words or "words" in self.ticks:  # before how attempts ended: an ended one may write no more
             entries += self.words.entries(all_=bool(self.ends or "words" in self.ticks or self.draining))
-            self.ticks -= {"words", "words soon"}
+            if "words" in self.ticks:  # else its alarm is still to come, and a second one would be set beside it
+                self.ticks -= {"words", "words soon"}
         if self.ends:
             entries.append(self.ends.entry(now))
         if self.lost or self.removed:

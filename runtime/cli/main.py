@@ -66,7 +66,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A locale that cannot write a letter must not end a command that has done its work.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a TextIOWrapper at this point
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # one that came while another failure was being told
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
 
 
 def run(argv: list[str]) -> int:

@@ -85,11 +85,9 @@ def test_ctrl_c_ends_the_waiting_and_no_job(child: Callable[..., Any], fake: Any
     process = child("jobs", "wait", "1", "2")
     assert fake.hung_up.wait(20)
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
-    assert (
-        process.stderr.read()
-        == "interrupted; 2 go on\n  next: understudy jobs wait with the same ids goes on waiting\n"
-    )
+    code, said = process.wait(20), process.stderr.read()
+    assert said == "interrupted; 2 go on\n  next: understudy jobs wait with the same ids goes on waiting\n"
+    assert code == 130
 
 
 def test_on_a_terminal_there_are_bars_that_are_gone_at_the_end(
