@@ -7,7 +7,9 @@ are asked side by side.
 
 import json
 import os
+import signal
 import threading
+from collections.abc import Callable
 from typing import Any, BinaryIO, Final
 
 REPORT_FD: Final = 3
@@ -50,7 +52,7 @@ class Wire:
                 except OSError:  # nobody listens any more; the guard will see to us
                     return
 
-        threading.Thread(target=run, name="beat", daemon=True).start()
+        start_deaf(run, "beat")
 
     def ask(self, what: str, fields: dict[str, Any]) -> dict[str, Any]:
         """Ask, and wait for the answer: a dict with `is`, `error` or `lost`. With the daemon gone all is lost."""
@@ -62,8 +64,7 @@ class Wire:
             number = self._asked
             self._waiting[number] = question
             if self._reader is None:
-                self._reader = threading.Thread(target=self._read, name="answers", daemon=True)
-                self._reader.start()
+                self._reader = start_deaf(self._read, "answers")
         try:
             self.send("ask", json.dumps([number, what, fields]).encode())
             question.over.wait()
@@ -83,6 +84,21 @@ class Wire:
             left = list(self._waiting.values())
         for question in left:
             question.over.set()
+
+
+def start_deaf(run: Callable[[], None], name: str) -> threading.Thread:
+    """Start a thread that takes no signals.
+
+    After a stop the kernel gives what came meanwhile to whichever thread wakes first. Were that one of ours, the main
+    thread would sleep on, and only there Python runs the handler that ends it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return thread
 
 
 class _Question:

@@ -31,7 +31,8 @@ JOBS = """
             Path(folder, "pid.new").write_text(str(os.getpid()))
             os.rename(Path(folder, "pid.new"), Path(folder, "pid"))
             os.kill(os.getpid(), signal.SIGSTOP)
-            time.sleep(1000)
+            while True:  # not one long sleep: a signal that comes just before it begins would not end it
+                time.sleep(0.05)
         except SystemExit:
             pass  # told to end, and it does not care
         raised = {}

@@ -133,6 +133,22 @@ async def test_of_a_batch_that_is_not_whole_what_can_be_added_is(desk: Any) -> N
     assert len(await desk.store.jobs()) == 2
 
 
+async def test_what_hangs_on_a_job_that_is_there_already_hangs_on_the_older_one(desk: Any) -> None:
+    older = await desk.add(key="k", args={"n": 1})
+    twin = await desk.add(unique="u")
+    again, other = desk.row(key="k", args={"n": 1}), desk.row(unique="u")
+    child, part = desk.child(again.id, other.id), desk.row(parent=again.id)
+    answers = await desk.one(InsertJobs((again, other, child, part), now=desk.now, whole=True))
+    assert [(one.id, one.existing, one.unknown) for one in answers] == [
+        (older, True, None),
+        (twin, True, None),
+        (child.id, False, None),
+        (part.id, False, None),
+    ]
+    assert {parent.id for parent in await desk.store.parents(child.id)} == {older, twin}
+    assert (await desk.view(part.id)).parent == older
+
+
 # -- settled -----------------------------------------------------------------------------------------------------------
 
 

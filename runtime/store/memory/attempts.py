@@ -1,6 +1,7 @@
 """Jobs come in, are claimed, run and end: what an attempt may write, and what its end means."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from runtime.errors import LeaseLost, StoreError, problem
@@ -10,6 +11,7 @@ from runtime.store.memory.tables import EdgeRow, Job
 from runtime.store.port import (
     MAX_CRASHES,
     ClaimJobs,
+    Edge,
     Finish,
     Finished,
     FinishJobs,
@@ -34,6 +36,14 @@ TOO_MANY_SNOOZES: Final = problem(
 ).model_dump_json()
 
 
+def renamed(row: JobRow, older: Mapping[str, str]) -> JobRow:
+    """Return *row* hanging on the older jobs in place of those that were not added again."""
+    if not older or not (row.depends_on or row.parent):
+        return row
+    edges = tuple(Edge(older.get(edge.parent, edge.parent), edge.on_failure) for edge in row.depends_on)
+    return replace(row, depends_on=edges, parent=row.parent and older.get(row.parent, row.parent))
+
+
 class Attempts(Running):
     """The life of a job."""
 
@@ -43,7 +53,12 @@ class Attempts(Running):
         if change.fence is not None and self._held(change.fence) is None:
             raise LeaseLost(f"another attempt owns job {change.fence.id} now", job=change.fence.id)
         mark = len(self._journal), len(self._jobs.moves)
-        results = [self._insert_one(row, change.now) for row in change.jobs]
+        results: list[Inserted] = []
+        older: dict[str, str] = {}  # what is there already, by the id it would have had: the batch hangs on the older
+        for row in change.jobs:
+            results.append(self._insert_one(renamed(row, older), change.now))
+            if results[-1].existing:
+                older[row.id] = results[-1].id
         if change.whole and any(result.conflict or result.unknown for result in results):
             self._back_to(*mark)
         return results

@@ -41,41 +41,49 @@ class Known:
         self.jobs: dict[str, tuple[int, Status]] = {
             job_id: (seq, status) for job_id, seq, status in read(tx, FIND_IDS, sorted(named))
         }
-        self.keys: dict[tuple[str, str | None], tuple[str, Status, str]] = {
-            (kind, key): (job_id, status, args) for kind, key, job_id, status, args in read(tx, FIND_KEYS, keys)
+        self.keys: dict[tuple[str, str | None], tuple[str, Status, int, str]] = {
+            (kind, key): (job_id, status, seq, args)
+            for kind, key, job_id, status, seq, args in read(tx, FIND_KEYS, keys)
         }
-        self.uniques: dict[tuple[str, str | None], tuple[str, Status]] = {
-            (kind, word): (job_id, status) for kind, word, job_id, status in read(tx, FIND_UNIQUES, uniques)
+        self.uniques: dict[tuple[str, str | None], tuple[str, Status, int]] = {
+            (kind, word): (job_id, status, seq) for kind, word, job_id, status, seq in read(tx, FIND_UNIQUES, uniques)
         }
 
     def refusal(self, job: JobRow) -> Inserted | None:
         """Return why *job* is not added, if so: it is there already, or hangs on a job that is not."""
         if job.key is not None and (older := self.keys.get((job.kind, job.key))):
-            same = older[2] == job.args
-            return Inserted(older[0], older[1], existing=same, conflict=not same)
+            job_id, status, seq, args = older
+            if args != job.args:
+                return Inserted(job_id, status, conflict=True)
+            return self._is_there(job, job_id, status, seq)
         if job.unique is not None and (held := self.uniques.get((job.kind, job.unique))):
-            return Inserted(*held, existing=True)
+            return self._is_there(job, *held)
         needed = [edge.parent for edge in job.depends_on] + ([] if job.parent is None else [job.parent])
         unknown = next((name for name in needed if name not in self.jobs), None)
         return None if unknown is None else Inserted(job.id, "pending", unknown=unknown)
 
+    def _is_there(self, job: JobRow, older: str, status: Status, seq: int) -> Inserted:
+        """Answer that *job* is there already; what hangs on it in this batch hangs on the older one."""
+        self.jobs[job.id] = (seq, status)
+        return Inserted(older, status, existing=True)
+
     def add(self, newcomer: Newcomer) -> None:
         """Have the rest of the batch know *newcomer*."""
-        row, status = newcomer.row, newcomer.status
-        self.jobs[row.id] = (newcomer.seq, status)
+        row, status, seq = newcomer.row, newcomer.status, newcomer.seq
+        self.jobs[row.id] = (seq, status)
         if row.key is not None:
-            self.keys[row.kind, row.key] = (row.id, status, row.args)
+            self.keys[row.kind, row.key] = (row.id, status, seq, row.args)
         if row.unique is not None and status not in ENDED:
-            self.uniques[row.kind, row.unique] = (row.id, status)
+            self.uniques[row.kind, row.unique] = (row.id, status, seq)
 
 
 FIND_IDS: Final = """
   SELECT json_group_array(json_array(id, seq, status)) FROM jobs WHERE id IN (SELECT value FROM json_each(?))"""
 FIND_KEYS: Final = """
-  SELECT json_group_array(json_array(kind, jobs.key, jobs.id, status, args)) FROM json_each(?) AS wanted
+  SELECT json_group_array(json_array(kind, jobs.key, jobs.id, status, seq, args)) FROM json_each(?) AS wanted
   CROSS JOIN jobs ON kind = wanted.value ->> 0 AND jobs.key = wanted.value ->> 1 JOIN job_data USING (seq)"""
 FIND_UNIQUES: Final = """
-  SELECT json_group_array(json_array(kind, unique_key, jobs.id, status)) FROM json_each(?) AS wanted
+  SELECT json_group_array(json_array(kind, unique_key, jobs.id, status, seq)) FROM json_each(?) AS wanted
   CROSS JOIN jobs ON kind = wanted.value ->> 0 AND unique_key = wanted.value ->> 1 AND finished_at IS NULL"""
 
 
