@@ -36,19 +36,25 @@ class Watchers:
         self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._left: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._patient = patient
+        self._over = threading.Event()
         for job in ids:
             self._left.put(job)
         for _ in range(min(WATCHERS, len(ids))):
             threading.Thread(target=self._work, daemon=True).start()
 
+    def stop(self) -> None:
+        """Have the threads end once they look up: nobody listens any more."""
+        self._over.set()
+
     def _work(self) -> None:
-        while True:
+        while not self._over.is_set():
             try:
                 job = self._left.get_nowait()
             except queue.Empty:
                 return
             try:
-                self.news.put(News(job, ended=watch(job, self._hear(job), patient=self._patient)))
+                ended = watch(job, self._hear(job), patient=self._patient, over=self._over.is_set)
+                self.news.put(News(job, ended=ended))
             except Failure as failure:
                 self.news.put(News(job, failure=failure))
 
@@ -69,9 +75,11 @@ def attend_all(ids: Sequence[str], timeout: float | None, *, as_json: bool, pati
     """
     bars = Bars(len(ids))
     ended: dict[str, dict[str, Any]] = {}
+    watchers: Watchers | None = None
     try:
         with deadline(timeout):
-            code = _collect(Watchers(ids, patient=patient).news, ended, bars, len(ids), tell=not as_json)
+            watchers = Watchers(ids, patient=patient)
+            code = _collect(watchers.news, ended, bars, len(ids), tell=not as_json)
     except KeyboardInterrupt:
         bars.clear()
         left = len(ids) - bars.ended
@@ -81,6 +89,9 @@ def attend_all(ids: Sequence[str], timeout: float | None, *, as_json: bool, pati
         bars.clear()
         why = f"{len(ids) - bars.ended} of {len(ids)} jobs have not ended after {timeout:g} s; they go on"
         raise Failure("Timed out", why, "wait again, or: understudy why ID", code=EXIT_TIMEOUT) from None
+    finally:
+        if watchers is not None:
+            watchers.stop()
     if as_json:
         say_json([ended[job] for job in ids if job in ended])
     return code

@@ -43,7 +43,7 @@ def attend(job_id: str, timeout: float | None, *, as_json: bool, patient: bool, 
         if announce:
             note(f"job {job_id}")
         with deadline(timeout):
-            job = watch(job_id, on_part, patient=patient)
+            job = watch(job_id, on_part, patient=patient) or {}
     except KeyboardInterrupt:
         hint = f"understudy jobs wait {job_id}, or end it: understudy jobs cancel {job_id}"
         raise Interrupted("interrupted; the job goes on", hint=hint, code=EXIT_INTERRUPTED, bare=True) from None
@@ -55,11 +55,14 @@ def attend(job_id: str, timeout: float | None, *, as_json: bool, patient: bool, 
     return show_end(job, as_json=as_json)
 
 
-def watch(job_id: str, on_part: Part, *, patient: bool) -> dict[str, Any]:
+def watch(
+    job_id: str, on_part: Part, *, patient: bool, over: Callable[[], bool] = lambda: False
+) -> dict[str, Any] | None:
     """Follow a job to its end and return it as it is then; *on_part* sees each part on the way, `opened` whenever the
     stream begins, and `away` when it is found that the daemon has gone.
 
-    A daemon that goes away is waited for, for ever; one that cannot be reached at first only if *patient*.
+    A daemon that goes away is waited for, for ever, or until *over* says that nobody wants to know: then None; one that
+    cannot be reached at first only if *patient*.
     """
     path = f"/v1/jobs/{daemon.segment(job_id)}/watch"
     away = False
@@ -81,6 +84,8 @@ def watch(job_id: str, on_part: Part, *, patient: bool) -> dict[str, Any]:
             on_part("away", {})
             away = True
         time.sleep(RETRY_EVERY)
+        if over():
+            return None
 
 
 def follow_logs(job_id: str, tail: int | None, print_line: Callable[[dict[str, Any]], None]) -> None:
@@ -107,7 +112,7 @@ def follow_logs(job_id: str, tail: int | None, print_line: Callable[[dict[str, A
             catch_up(_lines(job_id, after=last))
 
     catch_up(_lines(job_id, tail=tail))
-    job = watch(job_id, on_part, patient=False)
+    job = watch(job_id, on_part, patient=False) or {}
     catch_up(_lines(job_id, after=last))
     note(f"the job is {job['status']}")
 
