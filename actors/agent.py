@@ -1,34 +1,54 @@
 """The built-in agent: a persona with a model, whose turns are child tasks; it stays answerable and alone commits."""
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from actors.company import Company
-from runtime.attempt import CANCELLED, STOPPED, Attempt, outcome_of
+from actors.output import Output
+from actors.turn import Drained, Result, Scene, Turn
+from runtime.attempt import CANCELLED, STOPPED, Attempt, outcome_of, outcome_of_suspension
 from runtime.core.actor import Envelope, handles
-from runtime.errors import ActorStopped, LlmCut, LlmTimeout, UnderstudyError, UnhandledMessage
-from runtime.llm.provider import estimate_usage
+from runtime.errors import ActorStopped, LlmTimeout, UnderstudyError, UnhandledMessage
+from runtime.outcomes import Suspended
 from runtime.stateful import AgentState, StatefulActor, decode
 from runtime.store import port
-from schemas.agents import Answered, Say
+from schemas.agents import Chain, KeepPartial, Say
 from schemas.base import PlainMessage
-from schemas.chat import ChatMessage, ChatRequest, ReasoningPart, StopPart, TextPart, Usage, UsagePart
+from schemas.chat import ChatMessage
 from schemas.config import AgentSettings
 from schemas.events import Event
 from schemas.jobs import Claimed, Outcome, RunJob
 
 
+class OneTurn(Protocol):
+    """One attempt at a turn: `run` takes it to its end, or raises what ends the attempt; `so_far` is what it did."""
+
+    scene: Scene
+
+    @property
+    def so_far(self) -> tuple[ChatMessage, ...]:
+        """The messages of what was done, each call with a result."""
+        ...
+
+    async def run(self) -> Result:
+        """Take the turn to its end."""
+        ...
+
+
 @dataclass(slots=True)
 class TurnEnded(PlainMessage, type="agent.turn_ended"):
-    """A turn of this agent has its answer; what remains is to commit it."""
+    """A turn of this agent has come to its end; what remains is to commit it. result None: it was interrupted, and the
+    *messages* of what it did by then are kept."""
 
     job: Claimed
-    said: str
-    answered: Answered
+    conversation: str
+    messages: tuple[ChatMessage, ...]
+    result: Result | None
 
 
 class Agent(StatefulActor):
@@ -50,6 +70,8 @@ class Agent(StatefulActor):
         self._turns = 0
         self._turn_over = anyio.Event()
         self._answered: dict[str, TurnEnded] = {}  # turns with an answer that is not on the disk yet
+        self._running: dict[str, OneTurn] = {}
+        self._keep: set[str] = set()  # turns that are interrupted, and of which is kept what they did
 
     @handles
     async def run(self, message: RunJob) -> None:
@@ -60,25 +82,34 @@ class Agent(StatefulActor):
         self.ctx.start(self._turn, message.job, name=f"turn {message.job.conversation}")
 
     @handles
+    def keep_partial(self, message: KeepPartial) -> bool:
+        if message.job in self._running:
+            self._keep.add(message.job)
+        return message.job in self._running
+
+    @handles
     def turn_ended(self, message: TurnEnded) -> None:
-        job, now = message.job, self.house.clock.now()
+        job, now, result = message.job, self.house.clock.now(), message.result
         self._answered.pop(job.id, None)
-        line = (
-            ChatMessage(role="user", content=message.said),
-            ChatMessage(role="assistant", content=message.answered.text),
-        )
-        self.also(
-            port.AppendMessages(
-                agent=self.agent,
-                conversation=message.answered.conversation,
-                messages=tuple(one.model_dump_json(exclude_defaults=True) for one in line),
-                job=job.id,
-                now=now,
-            ),
-            port.FinishJobs(
-                (port.Finish(job, "completed", result=message.answered.model_dump_json()),), now, strict=True
-            ),
-        )
+        if message.messages:
+            self.also(
+                port.AppendMessages(
+                    agent=self.agent,
+                    conversation=message.conversation,
+                    messages=tuple(one.model_dump_json(exclude_defaults=True) for one in message.messages),
+                    job=job.id,
+                    now=now,
+                )
+            )
+        if result is None:
+            error = CANCELLED.error
+            assert error is not None
+            finish = port.Finish(job, "cancelled", "user", error=error.model_dump_json())
+        else:
+            self.on_answer()
+            self.also(*result.changes)
+            finish = port.Finish(job, "completed", result=result.answered.model_dump_json(exclude_defaults=True))
+        self.also(port.FinishJobs((finish,), now, strict=True))
 
     async def on_stop(self, reason: str) -> None:
         """Let turns come to their end, as far as the time to drain goes: what was answered was paid for."""
@@ -116,21 +147,31 @@ class Agent(StatefulActor):
                 outcome = await self._attempt(job, attempt)
             if attempt.cancelled:
                 outcome = CANCELLED
+                if job.id in self._keep and await self._keep_partial(job):
+                    outcome = None
         finally:
             self._turns -= 1
             self._turn_over.set()
+            self._running.pop(job.id, None)
+            self._keep.discard(job.id)
             if outcome is not None:
                 await self._report(job, outcome)
 
     async def _attempt(self, job: Claimed, attempt: Attempt) -> Outcome | None:
-        """Return how the turn failed, or None: it ended well and is on its way to be committed."""
+        """Return how the turn failed or that it waits, or None: it ended well and is on its way to be committed."""
         try:
             said = decode(job)
             if not isinstance(said, Say):
                 raise UnhandledMessage(f"{self.agent} takes {Say.TYPE} only, not {said.TYPE}", known=[Say.TYPE])
             self._tell(job, "started", {"attempt": job.attempt})
+            await self.house.toolroom.ready(self.settings)
+            turn = self._running[job.id] = self.turn_of(self._scene(job, said))
             with anyio.fail_after(self.settings.run_timeout / 1000):
-                answered = await self._think(job, said)
+                result = await turn.run()
+        except Suspended as suspended:
+            return outcome_of_suspension(suspended.says)
+        except Drained:
+            return STOPPED
         except TimeoutError:
             limit = self.settings.run_timeout / 1000
             return outcome_of(LlmTimeout(f"the turn took more than {limit:g} s", which="run"))
@@ -138,63 +179,45 @@ class Agent(StatefulActor):
             return outcome_of(error)
         if attempt.wished:
             return CANCELLED
-        ended = self._answered[job.id] = TurnEnded(job, said.text, answered)
-        with suppress(ActorStopped):  # then `on_stop` commits it
-            await self.ctx.ref.tell(ended)
+        await self._hand_in(TurnEnded(job, said.conversation, result.messages, result))
         return None
 
-    async def _think(self, job: Claimed, said: Say) -> Answered:
-        """Stream one answer of the model."""
-        llm = self.settings.llm
-        assert llm is not None
-        provider = self.house.models.get(llm.provider)
-        request = await self._request(said)
-        text: list[str] = []
-        usage: Usage | None = None
-        stopped = False
-        async with provider.stream(request) as parts:
-            while (part := await self._next(parts)) is not None:
-                if isinstance(part, TextPart):
-                    text.append(part.text)
-                    self._tell(job, "token", {"text": part.text})
-                elif isinstance(part, ReasoningPart):
-                    self._tell(job, "reasoning", {"text": part.text})
-                elif isinstance(part, UsagePart):
-                    usage = part.usage
-                elif isinstance(part, StopPart):
-                    stopped = True
-        whole = "".join(text)
-        if not stopped:
-            raise LlmCut("the answer has no end", partial=whole)
-        usage = usage or estimate_usage(request, whole)
-        return Answered(text=whole, conversation=said.conversation, usage=usage, model=llm.model)
+    async def _keep_partial(self, job: Claimed) -> bool:
+        """Have what an interrupted turn did kept in its conversation; False where it did nothing."""
+        turn = self._running.get(job.id)
+        if turn is None or not turn.so_far:
+            return False
+        await self._hand_in(TurnEnded(job, turn.scene.said.conversation, turn.so_far, None))
+        return True
 
-    async def _next(self, parts: Any) -> Any:
-        """Return the next part, None at the end. Raises LlmTimeout after `idle_timeout` without one."""
-        limit = self.settings.idle_timeout / 1000
-        try:
-            with anyio.fail_after(limit):
-                return await anext(parts, None)
-        except TimeoutError:
-            raise LlmTimeout(f"the model was silent for {limit:g} s", which="idle") from None
+    async def _hand_in(self, ended: TurnEnded) -> None:
+        self._answered[ended.job.id] = ended
+        with suppress(ActorStopped):  # then `on_stop` commits it
+            await self.ctx.ref.tell(ended)
 
-    async def _request(self, said: Say) -> ChatRequest:
-        """Return what the model is asked: the persona, the recent conversation, and what was said now."""
-        llm = self.settings.llm
-        assert llm is not None
-        kept = await self.house.store.messages(self.agent, said.conversation, limit=self.settings.context_messages)
-        history = tuple(ChatMessage.model_validate_json(body) for body in kept)
-        system = persona(self.settings, self.state)
-        return ChatRequest(
-            model=llm.model,
-            messages=(
-                *((ChatMessage(role="system", content=system),) if system else ()),
-                *history,
-                ChatMessage(role="user", content=said.text),
-            ),
-            temperature=llm.temperature,
-            max_tokens=llm.max_tokens,
-            extra=llm.extra,
+    def turn_of(self, scene: Scene) -> OneTurn:
+        """Return the turn that is to be taken."""
+        return Turn(scene)
+
+    def on_answer(self) -> None:
+        """Change `self.state` as a turn's answer wants it; it is committed with the answer."""
+
+    def _scene(self, job: Claimed, said: Say) -> Scene:
+        """Return what a turn is given. Raises LoadFailed."""
+        settings, house = self.settings, self.house
+        output = None if settings.output is None else Output.of(settings.output, house.loaded.folder)
+        chain = json.loads(job.args).get("chain")
+        return Scene(
+            house=house,
+            agent=self.agent,
+            settings=settings,
+            state=self.state,
+            job=job,
+            said=said,
+            chain=Chain() if chain is None else Chain.model_validate(chain),
+            toolbox=house.toolroom.toolbox(settings),
+            output=output,
+            tell=lambda kind, data: self._tell(job, kind, data),
         )
 
     def _tell(self, job: Claimed, kind: str, data: dict[str, Any]) -> None:
@@ -202,17 +225,3 @@ class Agent(StatefulActor):
         bus = self.house.bus
         if bus.listens(job.id):
             bus.publish([Event(at=self.house.clock.now(), type=f"turn.{kind}", subject=job.id, data=data)])
-
-
-def persona(settings: AgentSettings, state: AgentState) -> str:
-    """Return the system message: who the agent is, what it works on, and its rules last."""
-    parts = [
-        f"You are {settings.role}." if settings.role else "",
-        f"Your goal: {settings.goal}" if settings.goal else "",
-        settings.backstory,
-        f"Current project: {state.current_project}" if state.current_project else "",
-        f"Current goal: {state.current_goal}" if state.current_goal else "",
-        f"Notes: {state.general_notes}" if state.general_notes else "",
-        settings.instructions,
-    ]
-    return "\n".join(part for part in parts if part)

@@ -22,7 +22,7 @@ from runtime.errors import (
     UnknownKind,
 )
 from runtime.store.port import Edge, JobRow
-from schemas.agents import Say
+from schemas.agents import Chain, Say
 from schemas.base import MESSAGE_TYPES, Model
 from schemas.config import AgentSettings, KindSettings, QueueSettings, Settings
 from schemas.jobs import MAX_PAYLOAD, Lane, NewJob, RetryPolicy
@@ -53,6 +53,7 @@ class MessageArgs(Model):
     agent: str
     type: str = Say.TYPE
     message: dict[str, Any] = Field(default_factory=dict)
+    chain: Chain | None = None
 
 
 USUAL: Final = RetryPolicy()
@@ -199,6 +200,8 @@ class Kinds:
         if agent is None:
             known = sorted(self._agents)
             raise AgentNotFound(f"there is no agent {args.agent!r}; there are: {', '.join(known)}", known=known)
+        if args.chain is not None and not inside:
+            raise RequestInvalid("where a message has come from is written by the runtime and cannot be claimed")
         conversation = "main"
         message = MESSAGE_TYPES.get(args.type)
         if message is not None:

@@ -13,14 +13,17 @@ from runtime import log
 from runtime.clock import Clock
 from runtime.core.actor import Actor
 from runtime.errors import LlmError, LlmUnreachable, LocalModelMissing
+from runtime.llm.anthropic import AnthropicProvider
+from runtime.llm.guarded import Guarded, GuardView
 from runtime.llm.local import find_model, server_argv
 from runtime.llm.openai import OpenAIProvider
 from runtime.llm.provider import Deadlines, Provider
 from runtime.llm.scripted import ScriptedProvider
 from runtime.sandbox.parent import Command, child_env, spawn
 from runtime.secrets import Redactor, Secret, resolve
-from schemas.chat import ChatPart, ChatRequest
-from schemas.config import LocalProvider, ProviderSettings, Settings, Timeouts
+from schemas.chat import ChatPart, ChatRequest, Embedded, EmbedRequest
+from schemas.config import AnthropicProvider as AnthropicSettings
+from schemas.config import LocalProvider, PriceSettings, ProviderSettings, Settings, Timeouts
 from schemas.config import OpenAIProvider as OpenAISettings
 
 READY_WITHIN: Final = 120.0
@@ -61,15 +64,27 @@ class Models:
         """Return the provider called *name*. Raises SecretUnavailable where its key cannot be had."""
         provider = self._providers.get(name)
         if provider is None:
-            provider = self._providers[name] = self._make(name, self._settings.provider(name))
+            settings = self._settings.provider(name)
+            made = self._make(name, settings)
+            provider = self._providers[name] = Guarded(made, settings.limits, settings.cache, self._clock)
         return provider
 
+    def prices(self, name: str) -> dict[str, PriceSettings]:
+        """Return what the models of a provider cost, by name."""
+        return self._settings.provider(name).prices
+
+    def view(self, name: str) -> GuardView | None:
+        """Return how a provider stands; None where nobody has used it yet."""
+        provider = self._providers.get(name)
+        return provider.view() if isinstance(provider, Guarded) else None
+
     def _make(self, name: str, settings: ProviderSettings) -> Provider:
-        if isinstance(settings, OpenAISettings):
+        if isinstance(settings, OpenAISettings | AnthropicSettings):
             key = None if settings.api_key is None else resolve(settings.api_key, self._environ)
             if key is not None:
                 self._redactor.register(key)
-            return OpenAIProvider(
+            kind = OpenAIProvider if isinstance(settings, OpenAISettings) else AnthropicProvider
+            return kind(
                 name,
                 settings.base_url,
                 None if key is None else key.reveal(),
@@ -130,14 +145,22 @@ class LocalSeat:
     @asynccontextmanager
     async def stream(self, request: ChatRequest) -> AsyncIterator[AsyncIterator[ChatPart]]:
         """See `runtime.llm.provider.Provider`."""
+        async with (await self._serving()).stream(request) as parts:
+            yield parts
+
+    async def embed(self, request: EmbedRequest) -> Embedded:
+        """See `runtime.llm.provider.Provider`."""
+        return await (await self._serving()).embed(request)
+
+    async def _serving(self) -> OpenAIProvider:
+        """Return the server once it is up; raise what keeps it from that."""
         with anyio.move_on_after(READY_WITHIN):
             await self._up.wait()
         if self.trouble is not None:
             raise type(self.trouble)(self.trouble.detail)
         if self._server is None:
             raise LlmUnreachable(f"the local model {self.settings.model} is not up yet", retry_after=1.0)
-        async with self._server.stream(request) as parts:
-            yield parts
+        return self._server
 
     async def close(self) -> None:
         """Let go of the connections; the process belongs to its actor."""

@@ -6,23 +6,25 @@ from typing import Any
 
 import anyio
 
+from actors.approvals import Approvals
 from actors.company import Company
 from actors.kinds import AGENT_MESSAGE
 from actors.limits import bucket_of, effective, view_of
+from actors.people import People
+from actors.providers import Providers
 from actors.queue import Tick
+from actors.runs import Runs
 from actors.schedules import Look
 from actors.seats import pool_of
 from actors.why import Pool, Scene, Seat, explain
 from runtime import config
-from runtime.core.actor import Actor, handles
+from runtime.core.actor import handles
 from runtime.core.spec import ChildSpec
-from runtime.core.view import CellView
-from runtime.errors import AgentNotFound, ConfigError, JobNotFound
+from runtime.errors import ConfigError, JobNotFound
 from runtime.loader import load_object
-from runtime.store.port import QueueRow, StateRow, WhyFacts, WorkerRow
-from schemas.agents import AgentDetail, AgentView, GetAgent, GetConversation, ListAgents, WorkerStatus
+from runtime.store.port import QueueRow, WhyFacts, WorkerRow
+from schemas.agents import WorkerStatus
 from schemas.base import Ack
-from schemas.chat import ChatMessage
 from schemas.config import AgentSettings
 from schemas.jobs import (
     GetJob,
@@ -44,15 +46,27 @@ from schemas.jobs import (
 from schemas.system import Reload, Reloaded, Shutdown
 
 
-class System(Actor):
-    """Speaks for the daemon as a whole. It only reads, but for `reload`, so a slow question never holds up a job."""
+class System(People, Approvals, Runs, Providers):
+    """Speaks for the daemon as a whole. It mostly reads, so a slow question never holds up a job. In *safe* mode it
+    starts no agent.
+    """
 
     def __init__(
-        self, house: Company, stop: Callable[[bool], None], agent_spec: Callable[[Company, str], ChildSpec]
+        self,
+        house: Company,
+        stop: Callable[[bool], None],
+        agent_spec: Callable[[Company, str], ChildSpec],
+        *,
+        safe: bool = False,
     ) -> None:
         self.house = house
         self.agent_spec = agent_spec
         self.stop = stop
+        self.personas = {}
+        self.safe = safe
+
+    async def on_start(self) -> None:
+        await self.welcome()
 
     # -- jobs and workers --------------------------------------------------------------------------------------------
 
@@ -186,70 +200,6 @@ class System(Actor):
             return None
         return next((suspect for suspect, _ in await self.house.store.suspects() if suspect != job.id), None)
 
-    # -- agents ------------------------------------------------------------------------------------------------------
-
-    @handles
-    async def agents(self, message: ListAgents) -> tuple[AgentView, ...]:
-        rows = {row.agent: row for row in await self.house.store.workers() if row.agent is not None}
-        agents = self.house.loaded.settings.agents
-        return tuple(
-            AgentView(**self._brief(name, settings, rows.get(name))) for name, settings in sorted(agents.items())
-        )
-
-    @handles
-    async def agent(self, message: GetAgent) -> AgentDetail:
-        settings = self._settings(message.name)
-        store = self.house.store
-        rows = {row.agent: row for row in await store.workers() if row.agent is not None}
-        state: StateRow | None = await store.state(message.name)
-        cell = self._cell(message.name)
-        return AgentDetail(
-            **self._brief(message.name, settings, rows.get(message.name)),
-            origin=self.house.loaded.origin(f"agents.{message.name}"),
-            goal=settings.goal,
-            backstory=settings.backstory,
-            temperature=settings.llm.temperature if settings.llm else None,
-            tools=settings.tools,
-            saved=json.loads(state.state) if state else {},
-            state_version=state.version if state else 0,
-            incarnation=cell.incarnation,
-            conversations=await store.conversations(message.name),
-            last_error=cell.last_error,
-        )
-
-    def _brief(self, name: str, settings: AgentSettings, row: WorkerRow | None) -> dict[str, Any]:
-        cell = self._cell(name)
-        held = self.house.workers.get(f"agent:{name}")
-        quiet = "error" if cell.state == "quarantined" else "offline"
-        return {
-            "name": name,
-            "status": quiet if held is None else "busy" if held else "idle",
-            "state": cell.state,
-            "role": settings.role,
-            "provider": settings.llm.provider if settings.llm else "",
-            "model": settings.llm.model if settings.llm else "",
-            "actor": settings.actor,
-            "restarts": cell.restarts,
-            "mailbox": cell.mailbox,
-            "pending": self.house.counts.get(f"agent:{name}", {}).get("pending", 0),
-            "last_heartbeat_at": row.last_heartbeat_at if row else None,
-            "reason": cell.reason,
-        }
-
-    def _settings(self, name: str) -> AgentSettings:
-        agents = self.house.loaded.settings.agents
-        if name not in agents:
-            raise AgentNotFound(
-                f"there is no agent {name!r}; there are: {', '.join(sorted(agents))}", known=sorted(agents)
-            )
-        return agents[name]
-
-    @handles
-    async def conversation(self, message: GetConversation) -> tuple[ChatMessage, ...]:
-        self._settings(message.name)
-        kept = await self.house.store.messages(message.name, message.conversation, limit=message.limit)
-        return tuple(ChatMessage.model_validate_json(body) for body in kept)
-
     # -- the whole ---------------------------------------------------------------------------------------------------
 
     @handles
@@ -270,7 +220,7 @@ class System(Actor):
     async def _reload(self) -> Reloaded:
         """Check everything first; only when all of it holds is anything touched."""
         old = self.house.loaded
-        new = config.load(old.path)
+        new = self.with_personas(config.load(old.path))
         for name, settings in new.settings.agents.items():
             if settings.actor is not None and settings != old.settings.agents.get(name):
                 load_object(settings.actor, new.folder)
@@ -286,6 +236,7 @@ class System(Actor):
         restarted = sorted(name for name in wanted if self.ctx.system.has(f"agent:{name}"))  # in safe mode nobody is
         self.house.loaded = new
         self.house.kinds.use(new.settings)
+        self.house.toolroom.use(new.settings)
         await self.house.models.use(new.settings, changes.providers)
         await self.ctx.actor("queue").tell(Tick(what="kinds"))  # jobs of a kind that is known now may go on
         await self.ctx.actor("schedules").tell(Look())
@@ -308,12 +259,6 @@ class System(Actor):
     def _quarantined(self, agents: dict[str, AgentSettings]) -> list[str]:
         """A person who reloads has mended something: parked agents get another try."""
         return [name for name in agents if self._cell(name).state == "quarantined"]
-
-    def _cell(self, agent: str) -> CellView:
-        """Return the cell of *agent*; in safe mode there is none, which looks like one that has stopped."""
-        name = f"agent:{agent}"
-        system = self.ctx.system
-        return system.cell(name) if system.has(name) else CellView(name, "stopped", 0, 0, 0, 0, None, None)
 
 
 def capabilities(row: WorkerRow) -> dict[str, Any]:

@@ -6,13 +6,17 @@ from functools import partial
 
 from actors.agent import Agent
 from actors.company import Company
+from actors.hosting import HostedAgent
 from actors.keeper import Keeper
 from actors.kinds import Kinds
+from actors.mcp import mcp_specs
 from actors.models import LocalModel, Models
 from actors.queue import Queue
 from actors.schedules import Schedules
 from actors.system import System
+from actors.toolroom import Toolroom
 from actors.worker import Worker
+from runtime.backends.process import ProcessBackend
 from runtime.core.actor import Actor
 from runtime.core.spec import ChildSpec, SupervisorSpec
 from runtime.daemon import Parts
@@ -41,6 +45,7 @@ def company(parts: Parts) -> Company:
         prepare=partial(kinds.prepare, inside=True),
         kinds=kinds,
         models=models,
+        toolroom=Toolroom(settings, parts.loaded.folder, parts.home, parts.store, parts.clock),
         spec_of_worker=worker_spec,
     )
 
@@ -60,9 +65,10 @@ def tree(house: Company, stop: Callable[[bool], None], last: tuple[ChildSpec, ..
             ChildSpec("queue", lambda: Queue(house), mailbox=10_000, start_timeout=60.0),
             SupervisorSpec("workers", children=() if safe else workers(house)),
             SupervisorSpec("models", children=() if safe else local_models(house)),
+            SupervisorSpec("mcp", children=() if safe else mcp_specs(house), on_exhausted="quarantine"),
             SupervisorSpec("agents", children=agents, on_exhausted="quarantine"),
             ChildSpec("schedules", lambda: Schedules(house)),
-            ChildSpec("system", lambda: System(house, stop, agent_spec)),
+            ChildSpec("system", lambda: System(house, stop, agent_spec, safe=safe)),
             *last,
         ),
     )
@@ -105,12 +111,20 @@ def agent_spec(house: Company, name: str) -> ChildSpec:
     settings = house.loaded.settings.agents[name]
 
     def make() -> Actor:
+        if settings.exec:
+            backend = ProcessBackend(settings.exec, str(house.loaded.folder))
+            return HostedAgent(settings, backend).place(house, settings.options)
         if settings.actor is None:
             return Agent(settings).place(house, settings.options)
         found = load_object(settings.actor, house.loaded.folder)
-        if not (isinstance(found, type) and issubclass(found, StatefulActor)):
-            raise LoadFailed(f"{settings.actor} is no class derived from runtime.stateful.StatefulActor")
-        return found().place(house, settings.options)
+        if isinstance(found, type) and issubclass(found, StatefulActor):
+            return found().place(house, settings.options)
+        mind = found() if isinstance(found, type) else found
+        if not callable(getattr(mind, "run", None)):
+            raise LoadFailed(
+                f"{settings.actor} is neither derived from runtime.stateful.StatefulActor nor a backend with `run`"
+            )
+        return HostedAgent(settings, mind).place(house, settings.options)
 
     drain = house.loaded.settings.runtime.drain / 1000
     return ChildSpec(f"agent:{name}", make, shutdown=drain, mailbox=settings.mailbox)

@@ -156,6 +156,10 @@ def limited(facts: WhyFacts) -> Reason:
 
 def signal(job: JobView, now: int) -> Reason:
     until = f"until {moment(job.wait_until, now)}" if job.wait_until is not None else "for as long as it takes"
+    asked = (job.waits_for or "").removeprefix("approval/")
+    if asked != job.waits_for:
+        text = f"it waits for a person to allow a call of a tool, {until}"
+        return reason("approval", text, f"understudy approvals show {asked}", approval=asked, until=job.wait_until)
     hint = f"understudy jobs signal {job.id} {job.waits_for}"
     text = f"it waits for the signal {job.waits_for}, {until}"
     return reason("signal", text, hint, signal=job.waits_for, until=job.wait_until)

@@ -48,10 +48,10 @@ WHY: Final = {
     ("cancelled", "user"): "a person, a program, its own code, or a caller who hung up",
     ("cancelled", "deadline"): "it did not start in time",
     ("cancelled", "dependency"): "a job it depends on did not complete",
-    ("cancelled", "superseded"): "a newer job took its place",
+    ("cancelled", "superseded"): "words that steer: a turn that was running has taken them in",
 }
 
-RESERVED: Final = frozenset({("failed", "dependency"), ("cancelled", "deadline"), ("cancelled", "superseded")})
+RESERVED: Final = frozenset({("failed", "dependency"), ("cancelled", "deadline")})
 """Reasons that the database takes and nothing gives yet."""
 
 LIMITS: Final = {
@@ -87,6 +87,7 @@ FILES: Final = {
     "boots.json": "how many starts in a row failed by themselves; three make the next one start in safe mode",
     "daemon.log": "the log, a line of JSON for each event; `daemon.log.1` to `daemon.log.5` are older",
     "daemon.out": "what a daemon started with `--detach` printed",
+    "work": "the folders that the file tools of agents see, one an agent that names none of its own",
     "lock": "held by the daemon that owns this home",
     "control.sock": "the control socket, unless `XDG_RUNTIME_DIR` or `UNDERSTUDY_HOST` puts it elsewhere",
     "control.sock.lock": "held by the daemon that owns this socket",

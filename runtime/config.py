@@ -98,6 +98,7 @@ def diff(old: Settings, new: Settings) -> Changes:
     both = old.agents.keys() & new.agents.keys()
     restart = [f"runtime.{key}" for key in type(old.runtime).model_fields if _differs(old.runtime, new.runtime, key)]
     restart += [f"pools.{name}" for name in _changed(old.pools, new.pools)]
+    restart += [f"tools.mcp.{name}" for name in _changed(old.tools.mcp, new.tools.mcp)]
     return Changes(
         added=tuple(sorted(new.agents.keys() - both)),
         removed=tuple(sorted(old.agents.keys() - both)),

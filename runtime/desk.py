@@ -8,17 +8,17 @@ import anyio
 
 from runtime.core.ref import Ref
 from runtime.core.system import ActorSystem
-from runtime.errors import AgentNotFound, AskTimeout, Draining, JobFailed, JobNotFound, NoSuchActor, problem
+from runtime.errors import AgentBusy, AgentNotFound, AskTimeout, Draining, JobFailed, JobNotFound, NoSuchActor, problem
 from runtime.events import Subscription
 from runtime.events import follow as replay
 from runtime.house import House
 from runtime.version import API, VERSION
 from runtime.watchdog import Watchdog
-from schemas.agents import Say
+from schemas.agents import STEER_TAG, Busy, KeepPartial, Say
 from schemas.base import Message, Request
 from schemas.errors import Problem
 from schemas.events import Event, StreamPart
-from schemas.jobs import ENDED, CancelJob, JobView, NewJob, SubmitJob, SubmitJobs, Submitted
+from schemas.jobs import ENDED, CancelJob, JobFilter, JobView, NewJob, SubmitJob, SubmitJobs, Submitted
 from schemas.system import ActorView, Health, HealthView, Hello, StatusView
 
 INTERRUPTED: Final = ("delayed", "requeued", "recovered", "lost", "waiting", "held")
@@ -132,11 +132,13 @@ class Desk:
         if self.house.draining and isinstance(message, SubmitJob | SubmitJobs):
             raise Draining("the daemon is stopping and takes no new work", retry_after=5.0)
 
-    async def _submit(self, ref: Ref, message: Message, key: str | None) -> Submitted:
+    async def _submit(self, ref: Ref, message: Message, key: str | None, tags: tuple[str, ...] = ()) -> Submitted:
         """Make a durable message the job that it is."""
         agent = ref.name.removeprefix("agent:")
-        args = {"agent": agent, "type": message.TYPE, "message": message.model_dump(mode="json")}
-        submit = SubmitJob(job=NewJob(kind="agent.message", args=args, key=key))
+        left_out = {"when_busy"} if isinstance(message, Say) else None  # for us, not for the agent
+        args = {"agent": agent, "type": message.TYPE, "message": message.model_dump(mode="json", exclude=left_out)}
+        job = NewJob(kind="agent.message", args=args, key=key)
+        submit = SubmitJob(job=job.model_copy(update={"tags": tags}) if tags else job)
         self._check_open(submit)
         return await self.system.ref("queue").ask(submit)
 
@@ -159,7 +161,8 @@ class Desk:
         if name not in self.system.names():
             known = sorted(n.removeprefix("agent:") for n in self.system.names() if n.startswith("agent:"))
             raise AgentNotFound(f"there is no agent {agent!r}; there are: {', '.join(known)}", known=known)
-        submitted = await self._submit(self.system.ref(name), say, key)
+        busy = await self._make_room(agent, say)
+        submitted = await self._submit(self.system.ref(name), say, key, tags=(STEER_TAG,) if busy == "steer" else ())
         turn = Conversation(submitted.id, say.conversation)
         with self.house.bus.subscribe(subject=submitted.id) as subscription:
             parts = self._chat_parts(turn, subscription)
@@ -169,10 +172,62 @@ class Desk:
                 await parts.aclose()
                 if not turn.ended and not detach and not self.house.draining:
                     with anyio.CancelScope(shield=True):
-                        await self.system.ref("queue").ask(CancelJob(id=submitted.id, reason="the caller hung up"))
+                        await self._cancel(turn.job, "the caller hung up")
+
+    async def _make_room(self, agent: str, say: Say) -> Busy | None:
+        """Do what is to be done about the turn that runs in the conversation; return the policy, None where none runs.
+
+        Raises AgentBusy where words are refused meanwhile.
+        """
+        settings = self.house.loaded.settings.agents.get(agent)
+        policy = say.when_busy or (settings.when_busy if settings is not None else "enqueue")
+        if policy == "enqueue":
+            return None
+        running = [
+            job
+            for status in ("active", "waiting")
+            for job in await self.house.store.jobs(JobFilter(queue=f"agent:{agent}", status=status), limit=1000)
+            if job.conversation == say.conversation
+        ]
+        if not running:
+            return None
+        if policy == "reject":
+            raise AgentBusy(f"{agent} is at work in this conversation on run {running[0].id}", run=running[0].id)
+        if policy in ("interrupt", "rollback"):
+            for job in running:
+                await self._end_turn(agent, job.id, keep=policy == "interrupt")
+        return policy
+
+    async def _end_turn(self, agent: str, run: str, *, keep: bool) -> None:
+        """Cancel a turn and wait until it has ended."""
+        if keep:
+            await self.system.ref(f"agent:{agent}").ask(KeepPartial(job=run))
+        async with self.watch(run) as parts:
+            await self._cancel(run, "other words came")
+            async for part in parts:
+                if part.kind == "done":
+                    return
+
+    async def _cancel(self, run: str, reason: str) -> None:
+        """Cancel a run and what it has asked of others: nobody waits for it any more."""
+        await self.system.ref("queue").ask(CancelJob(id=run, reason=reason))
+        for part in await self.house.store.children(run):
+            if part.status not in ENDED:
+                await self._cancel(part.id, reason)
 
     async def _chat_parts(self, turn: "Conversation", subscription: Subscription) -> AsyncGenerator[StreamPart, None]:
         yield StreamPart(kind="accepted", data={"job": turn.job, "conversation": turn.conversation})
+        async with aclosing(self._chat_news(turn, subscription)) as parts:
+            async for part in parts:
+                yield part
+        while turn.into is not None:  # another turn has taken the words in: its answer is theirs
+            turn.follow()
+            with self.house.bus.subscribe(subject=turn.job) as news:
+                async with aclosing(self._chat_news(turn, news)) as parts:
+                    async for part in parts:
+                        yield part
+
+    async def _chat_news(self, turn: "Conversation", subscription: Subscription) -> AsyncGenerator[StreamPart, None]:
         async with aclosing(self._job_news(turn.job, subscription)) as news:
             async for view, events in news:
                 for event in events:
@@ -244,6 +299,12 @@ class Conversation:
         self.said = ""
         self.began = False
         self.ended = False
+        self.into: str | None = None
+
+    def follow(self) -> None:
+        """Go on with the turn that has taken the words in."""
+        assert self.into is not None
+        self.job, self.into, self.said, self.began, self.ended = self.into, None, "", True, False
 
     def hear(self, event: Event) -> StreamPart | None:
         """Return what to tell the asker of an event of the job, if anything."""
@@ -253,6 +314,8 @@ class Conversation:
             return StreamPart(kind="restarted" if again else "started", data=event.data)
         if event.type == "turn.token":
             self.said += event.data["text"]
+        elif event.type == "turn.tool":
+            self.said = ""  # the answer is what is said after the last tool
         if event.type.startswith("turn.") or kind in INTERRUPTED:
             return StreamPart(kind="waiting" if kind in INTERRUPTED else kind, data=event.data)
         return None
@@ -260,6 +323,9 @@ class Conversation:
     def end(self, view: JobView) -> list[StreamPart]:
         """Return the last parts: whatever of the text was not streamed, and how it ended."""
         self.ended = True
+        if view.status == "cancelled" and view.error is not None and "into" in view.error.data:
+            self.into = str(view.error.data["into"])
+            return [StreamPart(kind="steered", data={"into": self.into})]
         if view.status != "completed":
             return [StreamPart(kind="error", data=problem_of(view).model_dump(mode="json"))]
         result = view.result if isinstance(view.result, dict) else {"text": str(view.result)}

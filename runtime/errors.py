@@ -451,6 +451,147 @@ class StateUnreadable(UnderstudyError):
     code: ClassVar[str] = "agent.state_unreadable"
 
 
+class AgentBusy(UnderstudyError):
+    """A turn runs in the conversation, and the agent refuses words meanwhile (`when_busy = "reject"`)."""
+
+    code: ClassVar[str] = "agent.busy"
+    error_class: ClassVar[ErrorClass] = "transient"
+
+
+class AgentExists(UnderstudyError):
+    """An agent of that name is there already."""
+
+    code: ClassVar[str] = "agent.exists"
+
+
+class AgentFromConfig(UnderstudyError):
+    """The agent is defined in the configuration file, so it is changed there."""
+
+    code: ClassVar[str] = "agent.from_config"
+
+
+class AgentInvalid(UnderstudyError):
+    """The settings of an agent cannot be used."""
+
+    code: ClassVar[str] = "agent.invalid"
+
+
+class WaitCycle(UnderstudyError):
+    """Agents would wait for one another for ever; `data["path"]` names them."""
+
+    code: ClassVar[str] = "agent.wait_cycle"
+
+
+class TooManyHops(UnderstudyError):
+    """A word was passed on from agent to agent too often; `data["path"]` names them."""
+
+    code: ClassVar[str] = "agent.hops"
+
+
+class BudgetSpent(UnderstudyError):
+    """A limit of what an agent may use is reached; `data["limit"]` names it."""
+
+    code: ClassVar[str] = "agent.budget"
+
+
+class OutputInvalid(UnderstudyError):
+    """The model's answer does not fit the schema it has to fit, repairs included."""
+
+    code: ClassVar[str] = "agent.output_invalid"
+
+
+class ConversationNotFound(UnderstudyError):
+    """The agent has no conversation of that name."""
+
+    code: ClassVar[str] = "conversation.not_found"
+
+
+class ConversationExists(UnderstudyError):
+    """The agent has a conversation of that name."""
+
+    code: ClassVar[str] = "conversation.exists"
+
+
+class ApprovalNotFound(UnderstudyError):
+    """There is no approval of that id."""
+
+    code: ClassVar[str] = "approval.not_found"
+
+
+class ApprovalAnswered(UnderstudyError):
+    """Somebody has answered already, or it has expired."""
+
+    code: ClassVar[str] = "approval.answered"
+
+
+class ApprovalInvalid(UnderstudyError):
+    """An approval does not cover this call: other arguments, expired, used, or not allowed."""
+
+    code: ClassVar[str] = "approval.invalid"
+
+
+class GrantNotFound(UnderstudyError):
+    """There is no such standing permission."""
+
+    code: ClassVar[str] = "approval.grant_not_found"
+
+
+class RunNotFound(UnderstudyError):
+    """There is no run of that id."""
+
+    code: ClassVar[str] = "run.not_found"
+
+
+class ProviderNotFound(UnderstudyError):
+    """There is no provider of that name."""
+
+    code: ClassVar[str] = "provider.not_found"
+
+
+# -- tools -------------------------------------------------------------------------------------------------------------
+
+
+class ToolError(UnderstudyError):
+    """A tool did not do what was asked. The model is told; it is never the agent's crash.
+
+    `str(error)` is written for the model: what went wrong and what to do instead.
+    """
+
+    code: ClassVar[str] = "tool.failed"
+
+
+class ToolDenied(ToolError):
+    """The agent may not make this call."""
+
+    code: ClassVar[str] = "tool.denied"
+
+
+class ToolUnknown(ToolError):
+    """There is no such tool, or its source is not there."""
+
+    code: ClassVar[str] = "tool.unknown"
+
+
+class ToolInvalid(ToolError):
+    """The arguments do not fit the tool's schema."""
+
+    code: ClassVar[str] = "tool.invalid"
+
+
+class ToolTimeout(ToolError):
+    """The call took too long."""
+
+    code: ClassVar[str] = "tool.timeout"
+    error_class: ClassVar[ErrorClass] = "timeout"
+
+
+class McpUnavailable(ToolError):
+    """The MCP server is not up."""
+
+    code: ClassVar[str] = "mcp.unavailable"
+    error_class: ClassVar[ErrorClass] = "transient"
+
+
 # -- models ------------------------------------------------------------------------------------------------------------
 
 

@@ -29,8 +29,12 @@ BURST_WINDOW: Final = 60.0
 _NOISY: Final = (
     "aiosqlite",
     "asyncio",
+    "client",  # the MCP SDK's session
     "httpcore",
+    "httpcore2",
     "httpx",
+    "httpx2",
+    "mcp",
     "uvicorn",
     "uvicorn.access",
     "uvicorn.asgi",

@@ -17,14 +17,25 @@ class ToolCall(Model):
     arguments: str
 
 
+class ToolSpec(Model):
+    """A tool as a model sees it; `parameters` is a JSON Schema of an object."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
 class ChatMessage(Model):
-    """One message of a conversation."""
+    """One message of a conversation. A message of role `tool` answers the call `tool_call_id`; `failed` where the
+    call did not do what was asked.
+    """
 
     role: Role
     content: str = ""
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    failed: bool = False
 
 
 class Usage(Model):
@@ -36,14 +47,35 @@ class Usage(Model):
 
 
 class ChatRequest(Model):
-    """What an agent asks of a model."""
+    """What an agent asks of a model.
+
+    tool_choice: `auto`, `none`, `required`, or the name of a tool. response_schema: the JSON Schema that the answer has
+    to fit, for providers that can hold a model to one.
+    """
 
     model: str
     messages: tuple[ChatMessage, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: str | None = None
+    response_schema: dict[str, Any] | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     max_tokens: int | None = Field(default=None, ge=1)
     stop: tuple[str, ...] = ()
     extra: dict[str, Any] = Field(default_factory=dict)
+
+
+class EmbedRequest(Model):
+    """Texts to be turned into vectors."""
+
+    model: str
+    texts: tuple[str, ...] = Field(min_length=1, max_length=2048)
+
+
+class Embedded(Model):
+    """A vector for each text, in order, and what they used."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    usage: Usage = Field(default_factory=Usage)
 
 
 class TextPart(Model):
@@ -68,10 +100,11 @@ class ToolCallPart(Model):
 
 
 class UsagePart(Model):
-    """What the call used."""
+    """What the call used; `cached`: the answer came from our own cache and was not paid for again."""
 
     kind: Literal["usage"] = "usage"
     usage: Usage
+    cached: bool = False
 
 
 class StopPart(Model):

@@ -41,7 +41,7 @@ CODES: Final[dict[str, Code]] = {
     ),
     "request.not_found": Code(404, False, EXIT_NOT_FOUND, "There is no such path", "See GET /v1/openapi.json."),
     "request.method": Code(405, False, EXIT_USAGE, "The path has no such method", "See GET /v1/openapi.json."),
-    "request.denied": Code(403, False, EXIT_DENIED, "Not allowed", "Only the daemon's own user may connect."),
+    "request.denied": Code(403, False, EXIT_DENIED, "Not allowed", "Do it yourself, as the daemon's own user."),
     "request.overloaded": Code(503, True, EXIT_TEMPORARY, "Too many connections", "Try again shortly."),
     "request.cancelled": Code(499, True, EXIT_INTERRUPTED, "The caller left", "Send it again if it is still wanted."),
     "message.unknown_type": Code(404, False, EXIT_NOT_FOUND, "No such message type", "See `data.known`."),
@@ -94,6 +94,75 @@ CODES: Final[dict[str, Code]] = {
         EXIT_FAILED,
         "The saved state of the agent cannot be read",
         "Mend the class or the row in agent_states, then `understudy reload`.",
+    ),
+    "agent.busy": Code(
+        409, True, EXIT_TEMPORARY, "The agent is busy in this conversation", "Try again later, or use --when-busy."
+    ),
+    "agent.exists": Code(
+        409, False, EXIT_FAILED, "There is an agent of this name", "Use another name, or `agents edit`."
+    ),
+    "agent.from_config": Code(
+        409,
+        False,
+        EXIT_FAILED,
+        "The agent is defined in the configuration",
+        "Change it there, then `understudy reload`.",
+    ),
+    "agent.invalid": Code(
+        400, False, EXIT_USAGE, "The agent's settings cannot be used", "Mend what `data.errors` names."
+    ),
+    "agent.wait_cycle": Code(
+        409,
+        False,
+        EXIT_FAILED,
+        "Agents would wait for one another",
+        "`data.path` names them; have one answer by itself.",
+    ),
+    "agent.hops": Code(
+        409,
+        False,
+        EXIT_FAILED,
+        "Passed on too often",
+        "`data.path` names the agents; `max_hops` under [runtime] is the limit.",
+    ),
+    "agent.budget": Code(
+        402, False, EXIT_FAILED, "The budget is spent", "`data.limit` names which; raise it under [agents.NAME.budget]."
+    ),
+    "agent.output_invalid": Code(
+        502, False, EXIT_FAILED, "The answer does not fit its schema", "`understudy runs show ID` has the answers."
+    ),
+    "conversation.not_found": Code(
+        404, False, EXIT_NOT_FOUND, "There is no such conversation", "`understudy agents show NAME` lists them."
+    ),
+    "conversation.exists": Code(409, False, EXIT_FAILED, "There is a conversation of this name", "Use another name."),
+    "approval.not_found": Code(
+        404, False, EXIT_NOT_FOUND, "There is no such approval", "`understudy approvals ls` shows those that wait."
+    ),
+    "approval.answered": Code(
+        409, False, EXIT_FAILED, "The approval waits no more", "`understudy approvals show ID` tells what became of it."
+    ),
+    "approval.invalid": Code(
+        403, False, EXIT_DENIED, "The approval does not cover this call", "The agent has to ask again."
+    ),
+    "approval.grant_not_found": Code(
+        404, False, EXIT_NOT_FOUND, "There is no such standing permission", "`understudy approvals grants` shows all."
+    ),
+    "run.not_found": Code(404, False, EXIT_NOT_FOUND, "There is no such run", "`understudy runs ls` shows the latest."),
+    "provider.not_found": Code(
+        404, False, EXIT_NOT_FOUND, "There is no such provider", "`understudy providers ls` shows all."
+    ),
+    # tools
+    "tool.failed": Code(502, False, EXIT_FAILED, "The tool failed", "`understudy runs show ID` has the call."),
+    "tool.denied": Code(
+        403, False, EXIT_DENIED, "The agent may not do this", "See `tools` and `permissions` of the agent."
+    ),
+    "tool.unknown": Code(404, False, EXIT_NOT_FOUND, "There is no such tool", "See `data.known`."),
+    "tool.invalid": Code(
+        400, False, EXIT_FAILED, "The arguments do not fit the tool", "`data.errors` names what is wrong."
+    ),
+    "tool.timeout": Code(504, True, EXIT_TIMEOUT, "The tool took too long", "Give it less to do, or more time."),
+    "mcp.unavailable": Code(
+        503, True, EXIT_TEMPORARY, "The MCP server is not up", "`understudy ps` and `understudy logs` tell why."
     ),
     # jobs
     "job.not_found": Code(404, False, EXIT_NOT_FOUND, "There is no such job", "`understudy jobs ls` shows the latest."),
@@ -302,7 +371,7 @@ CODES: Final[dict[str, Code]] = {
         False,
         EXIT_FAILED,
         "The provider's answer cannot be understood",
-        "Is base_url that of an OpenAI-compatible API?",
+        "Is base_url that of an API of the provider's `type`?",
     ),
     "llm.request": Code(
         502, False, EXIT_FAILED, "The provider refused the request", "See the detail; is the model's name right?"

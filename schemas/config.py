@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from schemas.base import Model, Name
 from schemas.jobs import Rate, RetryPolicy, Tag
+from schemas.tools import Permission, ToolName
 
 BUILTIN_PROVIDERS: Final = ("local", "scripted")
 """Providers that need no table: a model in a process of our own, and the deterministic one."""
@@ -31,12 +32,13 @@ MESSAGE_KINDS: Final = ("agent.message",)
 GENERAL_POOLS: Final = ("loop", "child")
 """The two pools that are always there and serve every queue that has no pool of its own."""
 
-PROVIDER_TYPES: Final = ("openai", "local", "scripted")
+PROVIDER_TYPES: Final = ("openai", "anthropic", "local", "scripted")
 
 SECRET_SCHEMES: Final = ("env", "file", "cred", "cmd", "keyring", "vault")
 """What a secret's reference may begin with; `runtime.secrets.resolve` says which can be used now."""
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
+ANTHROPIC_URL: Final = "https://api.anthropic.com"
 
 _UNITS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)")
@@ -144,6 +146,9 @@ Strings: TypeAlias = Annotated[tuple[str, ...], Field(strict=False)]
 class RuntimeSettings(Model):
     """`[runtime]`: how the daemon works; all of it needs a new start to change."""
 
+    max_hops: int = Field(
+        default=8, ge=1, le=100, description="how far a word may be passed on from agent to agent before it is refused"
+    )
     lease: Duration = Field(default=30_000, description="how long a job belongs to a worker that is not heard of")
     heartbeat: Duration = Field(
         default_factory=lambda data: min(10_000, max(1, data["lease"] // 3)),
@@ -178,6 +183,12 @@ class RuntimeSettings(Model):
         return value
 
 
+WhenBusy: TypeAlias = Literal["enqueue", "steer", "interrupt", "reject", "rollback"]
+"""What becomes of words for a conversation in which a turn runs: they wait; the running turn takes them in at its next
+step; it is ended and what it did is kept, then they are answered; they are refused; it is ended as if it had never
+been."""
+
+
 class Timeouts(Model):
     """The four deadlines of a model call."""
 
@@ -187,7 +198,53 @@ class Timeouts(Model):
     total: Duration = Field(default=600_000, description="the whole call")
 
 
-class OpenAIProvider(Model):
+class LimitSettings(Model):
+    """What all agents of a provider share: how many calls at once and a minute, and what a failed call is answered
+    with.
+    """
+
+    concurrency: int | None = Field(default=None, ge=1, le=10_000, description="calls at once")
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="calls that may start a minute"
+    )
+    tokens_per_minute: int | None = Field(
+        default=None, ge=1, le=1_000_000_000, description="tokens a minute, by their estimates and then as they were"
+    )
+    retries: int = Field(
+        default=2, ge=0, le=20, description="how often a call is repeated that failed before its answer"
+    )
+    retry_base: Pause = Field(
+        default=500, description="the first wait between two tries; each next one is twice as long"
+    )
+    retry_cap: Pause = Field(
+        default=20_000, description="the longest wait within a call; a provider that asks for more has the run put off"
+    )
+    breaker_failures: int = Field(
+        default=5, ge=1, le=1000, description="failures in a row after which nobody is sent there for a while"
+    )
+    breaker_pause: Duration = Field(default=15_000, description="for how long; then one call is let through to try")
+
+
+class PriceSettings(Model):
+    """What a model costs, for a million tokens, in whatever currency your budgets are in."""
+
+    input: float = Field(default=0.0, ge=0, le=1_000_000, description="for a million tokens that it reads")
+    output: float = Field(default=0.0, ge=0, le=1_000_000, description="for a million tokens that it writes")
+
+
+class _Provider(Model):
+    """What every provider's table may hold."""
+
+    limits: LimitSettings = Field(default_factory=LimitSettings, description="what all agents of it share")
+    prices: dict[str, PriceSettings] = Field(
+        default_factory=dict, description='what its models cost, by name; "*" is for all others'
+    )
+    cache: Pause = Field(
+        default=0, description="how long an answer is given again to exactly the same request; 0 is never"
+    )
+
+
+class OpenAIProvider(_Provider):
     """A provider that speaks OpenAI's Chat Completions: OpenAI, Ollama, vLLM, llama.cpp, LM Studio, proxies."""
 
     type: Literal["openai"] = "openai"
@@ -197,7 +254,17 @@ class OpenAIProvider(Model):
     max_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, description="the largest answer that is read")
 
 
-class LocalProvider(Model):
+class AnthropicProvider(_Provider):
+    """A provider that speaks Anthropic's Messages."""
+
+    type: Literal["anthropic"] = "anthropic"
+    base_url: Url = Field(default=ANTHROPIC_URL, description="where it is, without the version")
+    api_key: SecretRef | None = Field(default=None, description="a reference such as env:ANTHROPIC_API_KEY")
+    timeouts: Timeouts = Field(default_factory=Timeouts, description="the four deadlines of a call")
+    max_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, description="the largest answer that is read")
+
+
+class LocalProvider(_Provider):
     """A model in a process of our own; it needs the extra `local`."""
 
     type: Literal["local"] = "local"
@@ -217,14 +284,16 @@ class LocalProvider(Model):
     max_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, description="the largest answer that is read")
 
 
-class ScriptedProvider(Model):
+class ScriptedProvider(_Provider):
     """The deterministic provider: it answers from a script, for tests and demonstrations."""
 
     type: Literal["scripted"] = "scripted"
     dir: str = Field(default=".", min_length=1, description="where scripts are, from the folder of the configuration")
 
 
-ProviderSettings: TypeAlias = Annotated[OpenAIProvider | LocalProvider | ScriptedProvider, Field(discriminator="type")]
+AnyProvider: TypeAlias = OpenAIProvider | AnthropicProvider | LocalProvider | ScriptedProvider
+
+ProviderSettings: TypeAlias = Annotated[AnyProvider, Field(discriminator="type")]
 
 
 class LlmSettings(Model):
@@ -247,8 +316,20 @@ class LlmSettings(Model):
         return value
 
 
+class BudgetSettings(Model):
+    """What an agent may use; reserved before each call of a model and settled after it. Costs are in the currency of
+    the prices.
+    """
+
+    run_calls: int = Field(default=25, ge=1, le=10_000, description="calls of the model within one turn")
+    run_tokens: int | None = Field(default=None, ge=1, description="tokens of one turn, what it delegates included")
+    run_cost: float | None = Field(default=None, ge=0, le=1_000_000_000, description="what one turn may cost")
+    day_tokens: int | None = Field(default=None, ge=1, description="tokens of all turns of a day, UTC")
+    day_cost: float | None = Field(default=None, ge=0, le=1_000_000_000, description="what all turns of a day may cost")
+
+
 class AgentSettings(Model):
-    """`[agents.NAME]`: a persona with a model, or an actor class of your own."""
+    """`[agents.NAME]`: a persona with a model, an actor class of your own, or a program of your own."""
 
     role: str = Field(default="", max_length=10_000, description="who it is, in a few words")
     goal: str = Field(default="", max_length=10_000, description="what it is to achieve")
@@ -257,7 +338,33 @@ class AgentSettings(Model):
         default="", max_length=100_000, description="rules it follows; they end the system message"
     )
     llm: LlmSettings | None = Field(default=None, description="the model it speaks with")
-    tools: Strings = Field(default=(), description="what it may use")
+    tools: Annotated[tuple[ToolName, ...], Field(strict=False)] = Field(
+        default=(), description="what it may use, and nothing else: built-in tools, module:function, SERVER/tool of MCP"
+    )
+    permissions: dict[ToolName, Permission] = Field(
+        default_factory=dict, description="for tools of `tools`: allow, ask (a person, each time), or deny"
+    )
+    workdir: str | None = Field(
+        default=None, min_length=1, description="the folder its file tools see; one of its own in the state directory"
+    )
+    budget: BudgetSettings = Field(default_factory=BudgetSettings, description="what it may use")
+    when_busy: WhenBusy = Field(
+        default="enqueue", description="what becomes of words for a conversation in which a turn runs"
+    )
+    output: Reference | dict[str, Any] | None = Field(
+        default=None, description="what an answer has to be: a pydantic model as module:Class, or a JSON Schema"
+    )
+    approval_timeout: Duration = Field(default=86_400_000, description="how long a person has to answer; then it is no")
+    result_chars: int = Field(
+        default=16_000, ge=200, le=200_000, description="characters of a tool's result that the model is shown at once"
+    )
+    context: Literal["recent", "summary"] = Field(
+        default="recent", description="what of a long conversation is sent: the latest, or a summary and the latest"
+    )
+    context_tokens: int | None = Field(
+        default=None, ge=256, description="tokens that the prompt may have; the oldest messages go first"
+    )
+    exec: Strings = Field(default=(), description="a program that is the agent, speaking JSON lines: argv, no shell")
     actor: Reference | None = Field(default=None, description="a class of yours in place of the built-in agent")
     options: dict[str, Any] = Field(default_factory=dict, description="handed to that class as it is")
     run_timeout: Duration = Field(default=1_800_000, description="the longest turn")
@@ -269,9 +376,22 @@ class AgentSettings(Model):
 
     @model_validator(mode="after")
     def _has_a_mind(self) -> "AgentSettings":
-        if self.llm is None and self.actor is None:
+        if self.llm is None and self.actor is None and not self.exec:
             raise PydanticCustomError(
-                "agent_incomplete", "an agent needs `llm` (a model) or `actor` (a class of yours)"
+                "agent_incomplete",
+                "an agent needs `llm` (a model), `actor` (a class of yours) or `exec` (a program of yours)",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _permits_what_it_has(self) -> "AgentSettings":
+        if loose := sorted(self.permissions.keys() - set(self.tools)):
+            raise PydanticCustomError(
+                "permissions", "`permissions` names {name}, which is not in `tools`", {"name": loose[0]}
+            )
+        if self.permissions.get("shell") == "allow":
+            raise PydanticCustomError(
+                "permissions", "`shell` always asks; a person may allow one call for good (--always)"
             )
         return self
 
@@ -412,12 +532,42 @@ class ScheduleSettings(Model):
         return value
 
 
+class McpSettings(Model):
+    """`[tools.mcp.NAME]`: a server of tools that speaks MCP, as a program of ours or at an address. Needs the extra
+    `mcp`."""
+
+    command: Strings = Field(default=(), description="the program that is the server: argv, no shell")
+    env: dict[str, SecretRef] = Field(default_factory=dict, description="its environment: references such as env:NAME")
+    cwd: str | None = Field(default=None, min_length=1, description="where it runs; the folder of the configuration")
+    url: Url | None = Field(default=None, description="the address of a server that speaks streamable HTTP")
+    headers: dict[str, SecretRef] = Field(default_factory=dict, description="sent with each request: references")
+    start_timeout: Duration = Field(default=30_000, description="how long it may take to come up")
+    call_timeout: Duration = Field(default=120_000, description="how long one call may take")
+    trust: bool = Field(default=False, description="its changed schemas are taken as they come, no person is asked")
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> "McpSettings":
+        if bool(self.command) == (self.url is not None):
+            raise PydanticCustomError("mcp", "an MCP server has either `command` or `url`")
+        return self
+
+
+class ToolsSettings(Model):
+    """`[tools]`: where tools come from beside the built-in ones."""
+
+    mcp: dict[Name, McpSettings] = Field(default_factory=dict, description="servers that speak MCP")
+    fetch_hosts: Strings = Field(
+        default=(), description="hosts in private networks that http.fetch may reach all the same: name or name:port"
+    )
+
+
 class Settings(Model):
     """The whole of config.toml."""
 
     runtime: RuntimeSettings = Field(default_factory=RuntimeSettings, description="how the daemon works")
     agents: dict[Name, AgentSettings] = Field(default_factory=dict, description="who is there to be asked")
     providers: dict[Name, ProviderSettings] = Field(default_factory=dict, description="where models are")
+    tools: ToolsSettings = Field(default_factory=ToolsSettings, description="where tools come from")
     kinds: dict[KindName, KindSettings] = Field(default_factory=dict, description="jobs that run functions of yours")
     queues: dict[Name, QueueSettings] = Field(default_factory=dict, description="limits of queues")
     pools: dict[PoolName, PoolSettings] = Field(default_factory=dict, description="workers kept for some queues")
@@ -431,7 +581,7 @@ class Settings(Model):
             return value
         return {name: _named(name, table) for name, table in value.items()}
 
-    def provider(self, name: str) -> OpenAIProvider | LocalProvider | ScriptedProvider:
+    def provider(self, name: str) -> AnyProvider:
         """Return the settings of provider *name*; a built-in one needs no table. KeyError otherwise."""
         if name in self.providers:
             return self.providers[name]
@@ -446,5 +596,5 @@ def _named(name: str, table: object) -> object:
     """Return the provider's *table* with the type that its name implies, and OpenAI's own address for `openai`."""
     if not isinstance(table, dict):
         return table
-    filled = {"type": name if name in BUILTIN_PROVIDERS else "openai"} | table
+    filled = {"type": name if name in (*BUILTIN_PROVIDERS, "anthropic") else "openai"} | table
     return {"base_url": OPENAI_URL} | filled if name == "openai" and filled["type"] == "openai" else filled

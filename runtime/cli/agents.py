@@ -1,26 +1,38 @@
-"""`agents`: list them, show one."""
+"""`agents`: the table of its commands, and those that read: ls, show, export."""
 
 from typing import Any, Final
 
 import click
 
 from runtime.cli import daemon
+from runtime.cli.agents_view import detail, model
 from runtime.cli.lazy import LazyGroup
 from runtime.cli.params import json_option
-from runtime.cli.text import ago, dump, escape, fields, say, say_json, table, when
+from runtime.cli.text import ago, dump, say, say_json, table
 
 LIST: Final = ("NAME", "STATUS", "STATE", "MODEL", "PENDING", "MAILBOX", "RESTARTS", "HEARTBEAT", "REASON")
+
+PAGE: Final = 1000
+"""Messages of a conversation that are read at once."""
 
 
 @click.group(
     cls=LazyGroup,
     lazy={
         "ls": ("runtime.cli.agents", "ls", "List every agent."),
-        "show": ("runtime.cli.agents", "show", "Show one agent: persona, saved state, last error."),
+        "show": ("runtime.cli.agents", "show", "Show one agent with all there is of it."),
+        "new": ("runtime.cli.agents_act", "new", "Define an agent; it is kept in the database."),
+        "edit": ("runtime.cli.agents_act", "edit", "Change settings of an agent that was defined with `new`."),
+        "pause": ("runtime.cli.agents_act", "pause", "Have an agent begin no more turns."),
+        "resume": ("runtime.cli.agents_act", "resume", "Let a paused agent go on."),
+        "restart": ("runtime.cli.agents_act", "restart", "Start an agent anew, also one in quarantine."),
+        "rm": ("runtime.cli.agents_act", "rm", "Forget an agent that was defined with `new`."),
+        "fork": ("runtime.cli.agents_act", "fork", "Begin a conversation with the messages of another."),
+        "export": ("runtime.cli.agents", "export", "Print a whole conversation, a JSON object a line."),
     },
 )
 def agents() -> None:
-    """List agents, show one."""
+    """List agents, show one; define, change, pause, restart and forget them; fork and export conversations."""
 
 
 @click.command()
@@ -39,7 +51,7 @@ def _row(agent: dict[str, Any]) -> tuple[Any, ...]:
         agent["name"],
         agent["status"],
         agent["state"],
-        _model(agent),
+        model(agent),
         agent["pending"],
         agent["mailbox"],
         agent["restarts"],
@@ -48,44 +60,32 @@ def _row(agent: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _model(agent: dict[str, Any]) -> str:
-    return "/".join(part for part in (agent.get("provider"), agent.get("model")) if part) or agent.get("actor") or ""
-
-
 @click.command()
 @click.argument("name")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show one agent: persona, saved state, last error."""
+    """Show one agent: persona, model, tools and those that are missing, budget and what was spent today, runs, what
+    waits for a person, saved state, last error.
+    """
     agent = daemon.get(f"/v1/agents/{daemon.segment(name)}", subject=name)
     if as_json:
         say_json(agent)
     else:
-        say(_detail(agent))
+        say(detail(agent))
 
 
-def _detail(agent: dict[str, Any]) -> str:
-    return fields(
-        (
-            ("name", agent["name"]),
-            ("status", f"{agent['status']} ({agent['state']})"),
-            ("reason", agent.get("reason")),
-            ("role", agent.get("role")),
-            ("goal", agent.get("goal")),
-            ("backstory", agent.get("backstory")),
-            ("model", _model(agent)),
-            ("temperature", agent.get("temperature")),
-            ("tools", ", ".join(agent.get("tools", ()))),
-            ("actor", agent.get("actor")),
-            ("defined in", agent.get("origin")),
-            ("pending", agent["pending"]),
-            ("mailbox", agent["mailbox"]),
-            ("restarts", agent["restarts"]),
-            ("incarnation", agent.get("incarnation")),
-            ("heartbeat", when(agent.get("last_heartbeat_at"))),
-            ("conversations", ", ".join(agent.get("conversations", ()))),
-            ("last error", agent.get("last_error")),
-            ("saved", escape(dump(agent["saved"], pretty=True), multiline=True) if agent.get("saved") else None),
-            ("version", f"{agent['state_version']} of the saved state" if agent.get("saved") else None),
-        )
-    )
+@click.command(epilog="Example: understudy agents export assistant > assistant.jsonl")
+@click.argument("name")
+@click.option("--conversation", default="main", show_default=True, metavar="NAME", help="Which conversation.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as it does anyway: one object a line.")
+def export(name: str, conversation: str, as_json: bool) -> None:
+    """Print a whole conversation of an agent to stdout, one message a line as JSON, oldest first."""
+    path = f"/v1/agents/{daemon.segment(name)}/conversations/{daemon.segment(conversation)}/export"
+    after = 0
+    while page := daemon.get(path, subject=name, after=after, limit=PAGE):
+        for message in page:
+            say(dump(message))
+        last = int(page[-1]["n"])
+        if last <= after:
+            break  # it would be the same page for ever
+        after = last

@@ -13,8 +13,9 @@ _EMPTY_HINTS: Final = ("See the detail.", "See `data.known`.", "Mend what `data.
 class Failure(Exception):
     """An end of the command that is told in one to three lines on stderr.
 
-    `exit` is the exit code; `data` is what the daemon told programs about it; `bare` leaves the word `error:` out, for
-    what is no error of the command (a daemon that is down, a cancelled question).
+    `exit` is the exit code; `problem` is the daemon's code for it where there is one, `data` what it told programs;
+    `bare` leaves the word `error:` out, for what is no error of the command (a daemon that is down, a cancelled
+    question).
     """
 
     def __init__(
@@ -22,6 +23,7 @@ class Failure(Exception):
     ) -> None:
         super().__init__(what)
         self.what, self.why, self.hint, self.exit, self.bare = what, why, hint, code, bare
+        self.problem = ""
         self.data: dict[str, Any] = {}
 
     def render(self) -> str:
@@ -55,7 +57,7 @@ def from_problem(problem: dict[str, Any], *, subject: str = "") -> Failure:
         _hint(str(problem.get("hint") or (entry.hint if entry else "")), subject, data),
         code=entry.exit if entry else _BY_STATUS.get(status if isinstance(status, int) else 0, EXIT_FAILED),
     )
-    failure.data = data
+    failure.problem, failure.data = code, data
     return failure
 
 

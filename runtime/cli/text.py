@@ -10,23 +10,31 @@ from typing import Any, Final, TextIO
 
 import click
 
-# C0 without tab and newline, DEL, C1, line separators, and the marks that reorder what a reader sees.
-_UNSAFE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# C0 without tab and newline, DEL, C1, line separators, and the marks that reorder or that a reader does not see at all.
+_UNSAFE: Final = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 _BREAKS: Final = re.compile(r"[\t\n]")
-_MARKED: Final = ("STATE", "STATUS", "CHECK")
+_MARKED: Final = ("STATE", "STATUS", "CHECK", "BREAKER")
 _COLOURS: Final = {
     "active": "cyan",
+    "allowed": "green",
     "backing_off": "yellow",
     "busy": "cyan",
     "cancelled": "yellow",
     "completed": "green",
     "degraded": "yellow",
+    "denied": "red",
+    "done": "green",
     "draining": "yellow",
     "error": "red",
+    "expired": "yellow",
     "fail": "red",
     "failed": "red",
+    "half_open": "yellow",
     "offline": "red",
     "ok": "green",
+    "open": "red",
     "paused": "yellow",
     "quarantined": "red",
     "safe_mode": "red",
@@ -57,6 +65,11 @@ def coloured(stream: TextIO) -> bool:
 def paint(word: str, colour: str | None, stream: TextIO) -> str:
     """Return *word* in *colour* where *stream* wants colour."""
     return click.style(word, fg=colour) if colour and coloured(stream) else word
+
+
+def dimmed(word: str) -> str:
+    """Return *word* faint, for stderr, where that wants colour."""
+    return click.style(word, dim=True) if coloured(sys.stderr) else word
 
 
 def coloured_status(status: str, word: str) -> str:
@@ -150,6 +163,39 @@ def fields(pairs: Iterable[tuple[str, Any]]) -> str:
         word = escape(value, multiline=True) if isinstance(value, str) else cell(value)
         lines.append(f"{name:<{wide}}  " + word.rstrip("\n").replace("\n", "\n" + " " * (wide + 2)))
     return "\n".join(lines)
+
+
+def first_line(text: str, room: int | None = None) -> str:
+    """Return the first line of *text* that says something, escaped, in *room* columns; dots stand for the rest."""
+    lines = text.strip().splitlines()
+    line = escape(lines[0].strip()) if lines else ""
+    cut = len(lines) > 1
+    if room is not None and width(line) + 2 * cut > room:
+        line, cut = line[:room], True
+        while width(line) > room - 2:
+            line = line[:-1]
+    return f"{line} \N{HORIZONTAL ELLIPSIS}" if cut else line
+
+
+def columns() -> int:
+    """Return how many columns the terminal has; 80 where there is none."""
+    import shutil  # `status` does without it
+
+    return shutil.get_terminal_size().columns
+
+
+def money(micros: int) -> str:
+    """Return millionths as a number of units, without zeros at its end: `0.0123`."""
+    return f"{'-' if micros < 0 else ''}{abs(micros) // 1_000_000}.{abs(micros) % 1_000_000:06d}".rstrip("0").rstrip(
+        "."
+    )
+
+
+def took(ms: int | None) -> str | None:
+    """Return how long something took: `820 ms`, `1.2 s`, `3 min`."""
+    if ms is None or ms < 1000:
+        return None if ms is None else f"{ms} ms"
+    return f"{ms / 1000:.1f} s" if ms < 60_000 else span(ms / 1000)
 
 
 def span(seconds: float) -> str:

@@ -26,11 +26,12 @@ from runtime.control.decode import (
     timeout_of,
 )
 from runtime.control.exchange import Exchange, HungUp
+from runtime.control.listener import is_ours
 from runtime.control.openapi import document
 from runtime.control.replies import Headers, Receive, Refusal, Scope, Send, encode, internal, problem_reply, send_reply
 from runtime.control.routes import Routes
 from runtime.control.streams import Streams, refuse
-from runtime.errors import AskTimeout, Draining, RequestInvalid, Starting, UnderstudyError
+from runtime.errors import AskTimeout, Denied, Draining, RequestInvalid, Starting, UnderstudyError
 from runtime.log import get
 from schemas.agents import Say
 from schemas.base import Message
@@ -66,6 +67,7 @@ class App:
         self.new_id = new_id or SystemClock().new_id
         self._routes = Routes(OPERATIONS)
         self._requests = {op.name: resolve(op.request) for op in OPERATIONS if op.request}
+        self._for_people = {self._requests[op.name].TYPE for op in OPERATIONS if op.for_people}
         self._streams = Streams(bridge, self.limits.ping)
         self._snapshots: dict[str, Callable[[], Any]] = {
             "hello": backend.hello,
@@ -152,9 +154,16 @@ class App:
         else:
             nothing_more(query)
             request = await self._posted(exchange, cls)
+        self._check_peer(exchange, request)
         key = idempotency_key(exchange.scope, operation)
         ask = partial(self._backend.ask, operation.actor.format(**path), request, timeout=timeout, key=key)
         await self._reply(exchange, await self._across(exchange, ask, timeout))
+
+    def _check_peer(self, exchange: Exchange, message: Message) -> None:
+        """Raise Denied where what only a person may decide comes from a process that the daemon itself has started."""
+        if message.TYPE in self._for_people and is_ours(exchange.line.peer):
+            _log.warning("peer_denied", pid=exchange.line.peer, message=message.TYPE)
+            raise Denied("A process that the daemon has started may not decide this; a person has to.")
 
     async def _posted(self, exchange: Exchange, cls: type[Message]) -> Message:
         operation, path = exchange.match
@@ -175,6 +184,7 @@ class App:
         fields = json_object(await body_of(exchange.scope, exchange.receive, self.limits.body))
         generic = from_body(Generic, {}, fields)
         message = public_message(generic)
+        self._check_peer(exchange, message)
         timeout = generic.timeout or timeout
         key = idempotency_key(exchange.scope, operation)
         if operation.name == "actors.ask":

@@ -20,10 +20,11 @@ class Line:
     """The client's end of a connection. The server keeps one per connection and hands it over in `scope["state"]`.
 
     ASGI tells of a hang-up through `receive`, which takes a task of its own to wait in: 0.1 ms a request, as much as
-    all the rest. This costs nothing.
+    all the rest. This costs nothing. `peer` is the process that connected, 0 where nobody knows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, peer: int = 0) -> None:
+        self.peer = peer
         self._lost = False
         self._on_lost: Callable[[], object] | None = None
 

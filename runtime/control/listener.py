@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from runtime.control.wire import CONNECT_TIMEOUT, MAX_SOCKET_PATH
 from runtime.errors import AlreadyRunning, HomeUnusable
 
@@ -111,14 +113,31 @@ def _answers(path: Path) -> bool:
         return True
 
 
-def peer_uid(peer: socket.socket) -> int:
-    """Return the uid of the process that connected *peer*, as the kernel recorded it then."""
+def peer_of(peer: socket.socket) -> tuple[int, int]:
+    """Return (pid, uid) of the process that connected *peer*, as the kernel recorded it then; pid 0 where it is not
+    told.
+    """
     if sys.platform == "linux":
-        _, uid, _ = struct.unpack("iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
-        return int(uid)
-    # struct xucred of <sys/ucred.h>: version, uid, number of groups, 16 groups; the option LOCAL_PEERCRED of SOL_LOCAL.
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+        pid, uid, _ = struct.unpack("iII", credentials)
+        return int(pid), int(uid)
+    # struct xucred of <sys/ucred.h>: version, uid, number of groups, 16 groups; the options LOCAL_PEERCRED (1) and
+    # LOCAL_PEERPID (2) of SOL_LOCAL.
     _, uid = struct.unpack_from("II", peer.getsockopt(0, 1, struct.calcsize("IIh16I")))
-    return int(uid)
+    (pid,) = struct.unpack("i", peer.getsockopt(0, 2, struct.calcsize("i")))
+    return int(pid), int(uid)
+
+
+def is_ours(pid: int) -> bool:
+    """Tell whether the process *pid* was started by this one, or by one that it started; also of one that has gone,
+    which nobody can tell any more.
+    """
+    if pid == 0:
+        return False
+    try:
+        return any(parent.pid == os.getpid() for parent in psutil.Process(pid).parents())
+    except psutil.Error:
+        return True
 
 
 def is_allowed(uid: int) -> bool:

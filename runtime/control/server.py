@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from runtime.control.app import App
 from runtime.control.backend import Limits
 from runtime.control.exchange import Line
-from runtime.control.listener import Listener, bind, is_allowed, peer_uid
+from runtime.control.listener import Listener, bind, is_allowed, peer_of
 from runtime.control.replies import Refusal, problem_reply
 from runtime.errors import Denied, Draining, UnderstudyError
 from runtime.log import get
@@ -62,7 +62,7 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._state.empty.clear()
-        uid = peer_uid(transport.get_extra_info("socket"))
+        self._line.peer, uid = peer_of(transport.get_extra_info("socket"))
         if not is_allowed(uid):
             _log.warning("peer_denied", uid=uid)
             self._refuse(Denied("Only the daemon's own user and root may connect."))

@@ -1,7 +1,7 @@
 """One answer on its way in: every wait has a deadline, every byte is counted, and a break keeps the text so far."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 import anyio.lowlevel
@@ -9,7 +9,6 @@ import httpx
 
 from runtime.clock import Clock
 from runtime.errors import LlmCut, LlmError, LlmProtocol, LlmTimeout, LlmTooLarge
-from runtime.llm.completions import Reader
 from runtime.llm.faults import quote, sign
 from runtime.llm.inflate import Inflater
 from runtime.llm.provider import Deadlines
@@ -24,6 +23,37 @@ AFTER_FINISH: Final = 5.0
 
 BREATH: Final = 256
 """How many parts are handed out in a row before others get a turn: one read may hold thousands."""
+
+
+class Reader(Protocol):
+    """A dialect's half of reading: the data of events to parts. Nothing in it waits.
+
+    `secret` must not be quoted, `begun` tells that something was understood, `done` that nothing can follow,
+    `finished` that a terminal mark came, `partial` is the text so far.
+    """
+
+    @property
+    def secret(self) -> str | None: ...
+    @property
+    def begun(self) -> bool: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def partial(self) -> str: ...
+
+    def feed(self, data: bytes) -> Iterator[ChatPart]:
+        """Yield the parts in one event's data."""
+        ...
+
+    def feed_whole(self, data: bytes) -> Iterator[ChatPart]:
+        """Yield the parts of a body that is one JSON document."""
+        ...
+
+    def finish(self) -> Iterator[ChatPart]:
+        """Yield what ends the answer; raise `LlmCut` where it never ended."""
+        ...
 
 
 class Decoder:

@@ -1,13 +1,23 @@
 """The Chat Completions dialect, both ways: our request to its JSON, its chunks to our parts. Nothing here does I/O."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from runtime.errors import LlmCut, LlmProtocol, LlmRequest, LlmTooLarge
-from runtime.llm.faults import quote, reported
+from runtime.errors import LlmCut, LlmProtocol, LlmTooLarge
+from runtime.llm.faults import quote
 from runtime.llm.provider import estimate_usage
+from runtime.llm.shape import (
+    MAX_TOOL_CALLS,
+    as_count,
+    as_dict,
+    as_list,
+    as_str,
+    is_object,
+    parse,
+    parse_whole,
+    write,
+)
 from schemas.chat import (
     ChatMessage,
     ChatPart,
@@ -17,13 +27,15 @@ from schemas.chat import (
     TextPart,
     ToolCall,
     ToolCallPart,
+    ToolSpec,
     Usage,
     UsagePart,
 )
 
 StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
-MAX_TOOL_CALLS: Final = 128
+SCHEMA_NAME: Final = "answer"
+"""What the schema of an answer is called where the dialect wants a name."""
 
 _REASONS: Final[dict[str, StopReason]] = {
     "length": "length",
@@ -36,7 +48,8 @@ _REASONS: Final[dict[str, StopReason]] = {
 def encode(request: ChatRequest) -> bytes:
     """Return *request* as the body of a streamed call; `extra` may set any other field but never the ones we own.
 
-    Raises `LlmRequest` where `extra` holds something JSON cannot say.
+    `response_schema` goes as a strict `json_schema`; `failed` has no word in this dialect, the text says it. Raises
+    `LlmRequest` where `extra` holds something JSON cannot say.
     """
     body: dict[str, Any] = {"stream_options": {"include_usage": True}, **request.extra}
     body |= {"model": request.model, "messages": [_message(message) for message in request.messages], "stream": True}
@@ -46,10 +59,29 @@ def encode(request: ChatRequest) -> bytes:
         body["max_tokens"] = request.max_tokens
     if request.stop:
         body["stop"] = list(request.stop)
-    try:
-        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise LlmRequest(f"the request cannot be written as JSON: {error}") from error
+    if request.tools:
+        body["tools"] = [_tool(tool) for tool in request.tools]
+        # Where there is nothing to choose from, the word alone is refused.
+        if request.tool_choice is not None:
+            body["tool_choice"] = _chosen(request.tool_choice)
+    if request.response_schema is not None:
+        schema = {"name": SCHEMA_NAME, "schema": request.response_schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return write(body)
+
+
+def _tool(tool: ToolSpec) -> dict[str, Any]:
+    parameters = tool.parameters or {"type": "object", "properties": {}}
+    return {
+        "type": "function",
+        "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
+    }
+
+
+def _chosen(choice: str) -> str | dict[str, Any]:
+    if choice in ("auto", "none", "required"):
+        return choice
+    return {"type": "function", "function": {"name": choice}}
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:
@@ -75,7 +107,7 @@ class _Call:
     index: int
     id: str = ""
     name: str = ""
-    arguments: str = ""
+    arguments: list[str] = field(default_factory=list)
 
 
 class Reader:
@@ -116,15 +148,15 @@ class Reader:
             said = quote(data.decode(errors="replace"), self.secret)
             raise LlmProtocol(f"this is no chunk of a chat completion: {said}")
         self._take_usage(chunk.get("usage"))
-        choice = next(iter(_list(chunk.get("choices"), "choices")), None)
+        choice = next(iter(as_list(chunk.get("choices"), "choices")), None)
         if choice is not None:
-            yield from self._choice(_dict(choice, "a choice"), "delta")
+            yield from self._choice(as_dict(choice, "a choice"), "delta")
 
     def feed_whole(self, data: bytes) -> Iterator[ChatPart]:
         """Yield the parts of a `chat.completion`: the answer of a server that does not stream."""
-        whole = parse(data, self.secret)
+        whole = parse_whole(data, self.secret)
         choices = whole.get("choices")
-        if not isinstance(choices, list) or not choices or not _dict(choices[0], "a choice").get("message"):
+        if not isinstance(choices, list) or not choices or not as_dict(choices[0], "a choice").get("message"):
             raise LlmProtocol("the answer is JSON but no chat completion")
         self._take_usage(whole.get("usage"))
         self.done = True
@@ -134,41 +166,53 @@ class Reader:
         """Yield the tool calls, the usage and the terminal mark; raise `LlmCut` where the answer never ended."""
         if not self.finished:
             raise LlmCut("the answer was cut before its end")
-        for number, call in enumerate(self._calls):
-            whole = ToolCall(id=call.id or f"call_{number}", name=call.name, arguments=call.arguments)
-            yield ToolCallPart(call=whole)
+        calls = list(self._whole_calls())
+        for call in calls:
+            yield ToolCallPart(call=call)
         yield UsagePart(usage=self._usage or estimate_usage(self._request, self.partial))
-        yield StopPart(reason=self._reason or ("tool_calls" if self._calls else "stop"))
+        # Some servers say "stop" to an answer that calls tools.
+        yield StopPart(reason="tool_calls" if calls and self._reason in (None, "stop") else self._reason or "stop")
+
+    def _whole_calls(self) -> Iterator[ToolCall]:
+        """Yield the calls; half a call at the end of an answer that stopped short is none, for nobody may make it."""
+        for number, call in enumerate(self._calls):
+            arguments = "".join(call.arguments)
+            if not is_object(arguments):
+                if self._reason is None and arguments:
+                    raise LlmCut("the answer was cut within a tool call")
+                if self._reason in ("length", "content_filter"):
+                    continue
+            yield ToolCall(id=call.id or f"call_{number}", name=call.name, arguments=arguments)
 
     def _choice(self, choice: dict[str, Any], key: str) -> Iterator[ChatPart]:
-        delta = _dict(choice.get(key) or {}, key)
+        delta = as_dict(choice.get(key) or {}, key)
         thought = delta.get("reasoning_content") or delta.get("reasoning")
         if thought:
-            yield ReasoningPart(text=_str(thought, "reasoning"))
-        text = _str(delta.get("content") or "", "content")
+            yield ReasoningPart(text=as_str(thought, "reasoning"))
+        text = as_str(delta.get("content") or "", "content")
         if text:
             self._text.append(text)
             yield TextPart(text=text)
-        for piece in _list(delta.get("tool_calls"), "tool_calls"):
-            self._take_call(_dict(piece, "a tool call"))
+        for piece in as_list(delta.get("tool_calls"), "tool_calls"):
+            self._take_call(as_dict(piece, "a tool call"))
         reason = choice.get("finish_reason")
         if reason:
             # Every server has its own word for a plain end ("eos", "end_turn"); what we do not know is one.
-            self._reason = _REASONS.get(_str(reason, "finish_reason"), "stop")
+            self._reason = _REASONS.get(as_str(reason, "finish_reason"), "stop")
 
     def _take_usage(self, usage: Any) -> None:
         if not isinstance(usage, dict):
             return
-        asked, told = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if isinstance(asked, int) and isinstance(told, int) and asked >= 0 and told >= 0:
+        asked, told = as_count(usage.get("prompt_tokens")), as_count(usage.get("completion_tokens"))
+        if asked is not None and told is not None:
             self._usage = Usage(input_tokens=asked, output_tokens=told)
 
     def _take_call(self, piece: dict[str, Any]) -> None:
         call = self._call_of(piece)
-        function = _dict(piece.get("function") or {}, "function")
-        call.id = _str(piece.get("id") or call.id, "id")
-        call.name = _str(function.get("name") or call.name, "name")
-        call.arguments += _str(function.get("arguments") or "", "arguments")
+        function = as_dict(piece.get("function") or {}, "function")
+        call.id = as_str(piece.get("id") or call.id, "id")
+        call.name = as_str(function.get("name") or call.name, "name")
+        call.arguments.append(as_str(function.get("arguments") or "", "arguments"))
 
     def _call_of(self, piece: dict[str, Any]) -> _Call:
         index = piece.get("index")
@@ -183,37 +227,3 @@ class Reader:
             raise LlmTooLarge(f"the answer calls more than {MAX_TOOL_CALLS} tools", limit=MAX_TOOL_CALLS)
         self._calls.append(_Call(index))
         return self._calls[-1]
-
-
-def parse(data: bytes, secret: str | None) -> dict[str, Any]:
-    """Return *data* as a JSON object; raise `LlmProtocol` for anything else, and what an error object stands for."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        raise LlmProtocol(f"the answer is not JSON: {quote(data.decode(errors='replace'), secret)}") from None
-    value = _dict(value, "a chunk")
-    if value.get("error"):
-        raise reported(value["error"], secret=secret)
-    if value.get("object") == "error":
-        raise reported(value, secret=secret)
-    return value
-
-
-def _dict(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise LlmProtocol(f"{what} of the answer is no object")
-    return value
-
-
-def _list(value: Any, what: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise LlmProtocol(f"{what} of the answer is no list")
-    return value
-
-
-def _str(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise LlmProtocol(f"{what} of the answer is no text")
-    return value

@@ -23,15 +23,15 @@ QUOTE_CHARS: Final = 300
 
 _LONGEST_WAIT: Final = 365 * 86_400.0
 _CONTEXT: Final = re.compile(
-    r"exceed_context_size|context_length_exceeded|maximum context|context (?:size|window|length)"
-    r"|(?:prompt|input) is too long|too many tokens",
+    r"exceed_context_size|context_length_exceeded|maximum context|context (?:size|window|length|limit)"
+    r"|(?:prompt|input) is too long|too many tokens|too large to process",
     re.IGNORECASE,
 )
 _WORDS: Final[tuple[tuple[re.Pattern[str], type[LlmError]], ...]] = (
     (re.compile(r"rate.?limit|quota|too.?many.?requests", re.IGNORECASE), LlmRateLimited),
     (re.compile(r"authenti|api.?key|permission|forbidden|unauthorized", re.IGNORECASE), LlmAuth),
     (re.compile(r"overloaded|server.?error|unavailable|internal|timeout", re.IGNORECASE), LlmOverloaded),
-    (re.compile(r"invalid.?request|bad.?request|not.?found|unsupported", re.IGNORECASE), LlmRequest),
+    (re.compile(r"invalid.?request|bad.?request|not.?found|unsupported|too.?large", re.IGNORECASE), LlmRequest),
 )
 
 

@@ -18,6 +18,9 @@ SLOTS: Final = 2
 CACHE_MIB: Final = 128
 """What prompts may keep in memory for the next turn; llama.cpp's own default is 8 GiB."""
 
+BATCH: Final = 512
+"""Tokens that are computed at a time, and so the longest text that becomes a vector; more takes more memory."""
+
 WARNINGS: Final = 2
 
 NO_KEY: Final = 64
@@ -76,6 +79,8 @@ def _params(xllamacpp: Any, options: argparse.Namespace, key: str) -> Any:
     params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [key]
     params.n_ctx, params.n_parallel = options.context, SLOTS
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
+    params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    params.n_batch = params.n_ubatch = BATCH
     params.use_jinja = True  # the chat template that the model was trained with
     params.warmup, params.cache_ram_mib, params.verbosity = False, CACHE_MIB, WARNINGS
     # Nobody browses this server: no page, no view into other conversations, no origin that may read its answers.

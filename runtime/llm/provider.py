@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from runtime.errors import LlmCut
-from schemas.chat import ChatPart, ChatRequest, StopPart, TextPart, Usage, UsagePart
+from schemas.chat import ChatPart, ChatRequest, Embedded, EmbedRequest, StopPart, TextPart, Usage, UsagePart
 
 BYTES_PER_TOKEN: Final = 4.0
 """What a token weighs where nobody counted: 5 % off for English, 20 % for code, so mark it as an estimate."""
@@ -24,6 +24,10 @@ class Provider(Protocol):
 
     def stream(self, request: ChatRequest) -> AbstractAsyncContextManager[AsyncIterator[ChatPart]]:
         """Send *request* and hand out the parts of the answer as they come."""
+        ...
+
+    async def embed(self, request: EmbedRequest) -> Embedded:
+        """Return a vector for each text. Raises `LlmError`s; `LlmRequest` where it has no embeddings."""
         ...
 
     async def close(self) -> None:

@@ -258,22 +258,26 @@ class AppendLogs:
 class BeginStep:
     """Note that an attempt begins a step. Result: a `StepBegun`, or None where the fence was lost.
 
-    A step that another attempt began and that never ended is ambiguous; with *retry* it is begun anew.
+    A step that another attempt began and that never ended is ambiguous; with *retry* it is begun anew. *charge* is
+    added with it where the verdict is `run` (what a call may cost is spent before the call is made); where it would
+    pass one of the charge's limits the verdict is `budget` and nothing is begun.
     """
 
     fence: Fence
     name: str
     now: int
     retry: bool = True
+    charge: "Charge | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class StepBegun:
     """verdict  run: its body is to run; done: it is on record, `output` is JSON text; ambiguous: see `BeginStep`;
-    pause: a person asked to pause the job, nothing was begun; full: it has `MAX_STEPS` steps already
+    pause: a person asked to pause the job, nothing was begun; full: it has `MAX_STEPS` steps already; budget: the
+    charge would pass a limit, `output` is the name of the limit
     """
 
-    verdict: Literal["run", "done", "ambiguous", "pause", "full"]
+    verdict: Literal["run", "done", "ambiguous", "pause", "full", "budget"]
     output: str | None = None
 
 
@@ -281,7 +285,8 @@ class StepBegun:
 class EndStep:
     """Record how a step of an attempt ended: its output (JSON text), or an error, after which it may run again.
 
-    Result: False where the fence was lost or the attempt has no such step open.
+    Result: False where the fence was lost or the attempt has no such step open. *charge* is added where it is True: the
+    difference between what was spent in advance and what the call has cost.
     """
 
     fence: Fence
@@ -290,6 +295,232 @@ class EndStep:
     output: str | None = None
     error: str | None = None
     cost: float | None = None
+    charge: "Charge | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What is added to (or, negative, taken from) what an agent has spent on a day ("2026-11-22", UTC). cost is in
+    millionths of the currency of the prices.
+
+    max_tokens, max_cost: what the day's tokens (both kinds together) and cost may be at most with it.
+    """
+
+    agent: str
+    day: str
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: int = 0
+    max_tokens: int | None = None
+    max_cost: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AbsorbJobs:
+    """Take into this attempt what was said meanwhile: the pending jobs of (queue, conversation) with the tag *tag*,
+    oldest first, end as `cancelled/superseded` with the error *error* (JSON text), and their (id, args) become the
+    output of the step *step*, so that an attempt that asks again for the same step gets the same.
+
+    Result: the output as JSON text, `[[id, args], ...]` where args is an object; None where the fence was lost. Where
+    there is nothing to take in, no step is recorded and the result is `[]`.
+    """
+
+    fence: Fence
+    step: str
+    queue: str
+    conversation: str
+    tag: str
+    error: str
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskApproval:
+    """Put a question to a person, once for (job, step): asked again the row that is there is returned.
+
+    arguments: canonical JSON text; digest: of these. Result: an `ApprovalRow`, or None where the fence was lost. Event
+    approval.asked {agent, tool, run}, subject is the approval's id.
+    """
+
+    fence: Fence
+    id: str
+    agent: str
+    conversation: str
+    step: str
+    tool: str
+    arguments: str
+    digest: str
+    why: str
+    now: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerApproval:
+    """Answer a pending approval that has not expired, and wake its run by the signal `approval/ID` (payload: true or
+    false) however many signals it has. arguments, digest: the canonical ones a person put in place, both or neither;
+    always: also keep a grant for (agent, tool, digest), of the edited arguments where there are some. Neither counts
+    where the call is denied.
+
+    Result: (whether this is what answered it, the row as it is now), or None for an unknown id. One that is past its
+    expiry (at `expires_at` it is) becomes `expired`, and one whose job has ended `void`. Event approval.allowed |
+    approval.denied {agent, tool, run, by}, then job.signalled; or approval.expired.
+    """
+
+    id: str
+    allow: bool
+    now: int
+    by: str
+    reason: str | None = None
+    arguments: str | None = None
+    digest: str | None = None
+    always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UseApproval:
+    """Use an approval for the step it was asked for, once: it must be allowed, its digest (of the edited arguments, if
+    a person edited them) equal to *digest*, and not expired. Used already by this job's same step it may be used again
+    (a re-run of the call), then at any time.
+
+    Raises ApprovalInvalid where it may not be used, which takes the caller's whole commit back; LeaseLost where the
+    fence is lost. Event approval.used {agent, tool, run}, the first time.
+    """
+
+    fence: Fence
+    id: str
+    step: str
+    digest: str
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireApprovals:
+    """Note pending approvals past their expiry as `expired`, and those whose job has ended as `void`. Result: a
+    tuple of ids. Event approval.expired {agent, tool, run, status}. No run is woken: it knows how long to wait.
+    """
+
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRow:
+    """An approval as it is kept. status as in `schemas.tools.ApprovalStatus`; arguments and edited are JSON text,
+    digest is of the arguments asked for, edited_digest of those a person put in place. It goes when its job is deleted.
+    """
+
+    id: str
+    agent: str
+    job: str
+    conversation: str
+    step: str
+    tool: str
+    arguments: str
+    digest: str
+    why: str
+    status: str
+    asked_at: int
+    expires_at: int
+    answered_at: int | None = None
+    answered_by: str | None = None
+    reason: str | None = None
+    edited: str | None = None
+    edited_digest: str | None = None
+    always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRow:
+    """A call that an agent may make without asking. arguments is canonical JSON text."""
+
+    agent: str
+    tool: str
+    digest: str
+    arguments: str
+    by: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeGrant:
+    """Forget a grant. Result: whether there was one."""
+
+    agent: str
+    tool: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForkConversation:
+    """Begin the conversation *target* of an agent with the messages of *source*, all of them or the first *keep*; they
+    are shared, not copied. Result: how many messages it has, or None where there is no *source*. Raises
+    ConversationExists where *target* has messages already.
+    """
+
+    agent: str
+    source: str
+    target: str
+    now: int
+    keep: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PutPersona:
+    """Keep an agent that was defined at run time; settings is JSON text of its table."""
+
+    name: str
+    settings: str
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePersona:
+    """Forget one; its state and conversations stay. Result: whether there was one."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PersonaRow:
+    """An agent that was defined at run time."""
+
+    name: str
+    settings: str
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutNote:
+    """Have an agent remember *text* under *key*, in place of what it had there; None: forget it. The oldest go where
+    there are more than *keep*. Result: True, or where it was to be forgotten whether there was one.
+    """
+
+    agent: str
+    key: str
+    text: str | None
+    now: int
+    keep: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRow:
+    """Something an agent remembers."""
+
+    key: str
+    text: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRow:
+    """A message of a conversation as it is kept: its place (from 1), its time, the run it came with, its JSON text."""
+
+    n: int
+    at: int
+    job: str | None
+    body: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -764,6 +995,16 @@ Change: TypeAlias = (
     | AppendEvents
     | PruneEvents
     | PutSetting
+    | AbsorbJobs
+    | AskApproval
+    | AnswerApproval
+    | UseApproval
+    | ExpireApprovals
+    | RevokeGrant
+    | ForkConversation
+    | PutPersona
+    | RemovePersona
+    | PutNote
 )
 
 # Events the job changes write in their own transaction; subject is the job's id, data always has queue and kind:
@@ -982,6 +1223,42 @@ class Store(Protocol):
 
     async def messages(self, agent: str, conversation: str, *, limit: int = 100) -> tuple[str, ...]:
         """Return the last messages of a conversation (JSON text), oldest first."""
+        ...
+
+    async def journal(
+        self, agent: str, conversation: str, *, after: int = 0, limit: int = 1000
+    ) -> tuple[MessageRow, ...]:
+        """Return messages of a conversation with a place over *after*, oldest first; those of a fork's beginning
+        too.
+        """
+        ...
+
+    async def approvals(
+        self, *, status: str | None = None, agent: str | None = None, job: str | None = None, limit: int = 100
+    ) -> tuple[ApprovalRow, ...]:
+        """Return approvals, newest first."""
+        ...
+
+    async def approval(self, approval_id: str) -> ApprovalRow | None:
+        """Return one approval."""
+        ...
+
+    async def grants(self, agent: str | None = None) -> tuple[GrantRow, ...]:
+        """Return what agents may do without asking, by agent, tool and time."""
+        ...
+
+    async def spent(self, agent: str, *, since: str = "") -> tuple[Charge, ...]:
+        """Return what an agent has spent, a row a day from the day *since* on, oldest first."""
+        ...
+
+    async def personas(self) -> tuple[PersonaRow, ...]:
+        """Return the agents that were defined at run time, by name."""
+        ...
+
+    async def notes(self, agent: str, *, words: tuple[str, ...] = (), limit: int = 20) -> tuple[NoteRow, ...]:
+        """Return what an agent remembers, newest first; with *words* those with most of them in key or text (letter
+        case apart) first, and only those with one at least.
+        """
         ...
 
     async def events(

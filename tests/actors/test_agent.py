@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from actors.agent import persona
+from actors.prompt import persona
 from runtime.errors import LlmAuth, LlmOverloaded, LlmRateLimited, LlmTimeout, LlmUnreachable, StoreError, StoreFull
 from runtime.stateful import AgentState
 from runtime.store import port
@@ -99,6 +99,14 @@ def ada(whole: Any) -> Any:
     return run
 
 
+async def at_work(s: Any, job: str, calls: int = 1) -> None:
+    """Wait until *job* is active and so many calls of the model are under way."""
+    await s.until(job, "active")
+    with anyio.fail_after(3600):
+        while s.model.open < calls:
+            await anyio.sleep(0.001)
+
+
 async def conversation(s: Any, name: str = "main") -> list[tuple[str, str]]:
     kept = [json.loads(body) for body in await s.disk.messages("ada", name)]
     return [(one["role"], one["content"]) for one in kept]
@@ -132,14 +140,16 @@ async def test_an_answer_is_streamed_then_written_with_the_end_of_its_job(ada: A
             ("turn.reasoning", "hm"),
             ("turn.token", "Four"),
             ("turn.token", ", of course."),
+            ("job.step", None),
             ("job.completed", None),
         ]
         assert (view.status, view.attempts) == ("completed", 1)
         assert view.result == {
             "text": "Four, of course.",
             "conversation": "main",
-            "usage": {"input_tokens": 7, "output_tokens": 2, "estimated": False},
+            "usage": {"input_tokens": 7, "output_tokens": 2},
             "model": "m1",
+            "calls": 1,
         }
         assert await conversation(s) == [("user", "2 + 2?"), ("assistant", "Four, of course.")]
         (written,) = [c for c in s.disk.commits if any(isinstance(one, port.AppendMessages) for one in c)]
@@ -215,7 +225,7 @@ async def test_nobody_pays_for_tokens_that_nobody_follows(ada: Any) -> None:
         job = await s.say("ada", "hi")
         await s.until(job)
         kinds = [event.type for event in await s.disk.events(after=before[1], subject=job)]
-        assert kinds == ["job.enqueued", "job.started", "job.completed"]
+        assert kinds == ["job.enqueued", "job.started", "job.step", "job.completed"]
 
 
 # -- concurrency -------------------------------------------------------------------------------------------------------
@@ -358,7 +368,7 @@ async def test_a_step_is_committed_once_though_its_commit_was_refused(ada: Any) 
         s.model.answers("first", pause=1.0)
         s.model.answers("second")
         job = await s.say("ada", "hi")
-        await s.until(job, "active")
+        await at_work(s, job)
         s.disk.refuses = StoreFull("no space left")
         await anyio.sleep(5)
         s.disk.refuses = None
@@ -388,7 +398,7 @@ async def test_an_answer_whose_lease_was_lost_is_not_written(ada: Any) -> None:
         s.model.answers("too late", pause=5.0)
         s.model.answers("in time")
         job = await s.say("ada", "hi")
-        await s.until(job, "active")
+        await at_work(s, job)
         await s.disk.commit([port.RecoverJobs("boot-1", s.house.clock.now(), worker="agent:ada")])
         await anyio.sleep(60)
         assert ("assistant", "too late") not in await conversation(s)
@@ -430,7 +440,7 @@ async def test_a_stop_lets_turns_end_and_writes_their_answers(ada: Any) -> None:
     async with ada() as s:
         s.model.answers("before", "the end", pause=2.0)
         job = await s.say("ada", "hi")
-        await s.until(job, "active")
+        await at_work(s, job)
         disk = s.disk
         s.house.draining = True
         s.system.stop()
@@ -447,7 +457,7 @@ async def test_an_answer_is_kept_though_another_turn_outlasts_the_drain(ada: Any
         s.model.answers("long", pause=9.0)
         s.model.plays[1] = [one for _ in range(20) for one in (5.0, TextPart(text="bla "))]
         short, long = await s.say("ada", "hi", "a"), await s.say("ada", "hi", "b")
-        await s.until(long, "active")
+        await at_work(s, long, 2)
         disk, clock, began = s.disk, s.house.clock, s.house.clock.now()
         s.house.draining = True
         s.system.stop()
@@ -477,7 +487,7 @@ async def test_a_stop_commits_the_answers_it_can_though_one_of_them_has_lost_its
         s.model.answers("lost", pause=3.0)
         s.model.answers("kept", pause=3.0)
         lost, kept = await s.say("ada", "hi", "a"), await s.say("ada", "hi", "b")
-        await s.until(kept, "active")
+        await at_work(s, kept, 2)
         lease = (await s.disk.job(lost)).history[0]
         disk = s.disk
         s.house.draining = True

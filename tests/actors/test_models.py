@@ -46,7 +46,7 @@ CLOUD = {"cloud": {"base_url": "https://host/v1", "api_key": "env:KEY"}}
 async def test_a_provider_is_made_when_it_is_first_asked_for_and_kept(models: Any) -> None:
     found = models(settings(providers=CLOUD), KEY=KEY)
     provider = found.get("cloud")
-    assert isinstance(provider, OpenAIProvider)
+    assert isinstance(provider.inner, OpenAIProvider)
     assert found.get("cloud") is provider
     await found.close()
 
@@ -67,7 +67,7 @@ def test_a_key_that_is_not_there_is_told_when_it_is_needed_and_not_before(models
 
 async def test_the_scripted_provider_needs_no_table(models: Any) -> None:
     provider = models(settings()).get("scripted")
-    assert isinstance(provider, ScriptedProvider)
+    assert isinstance(provider.inner, ScriptedProvider)
     assert (await complete(provider, ASK))[0] == "hello there"
 
 

@@ -216,6 +216,7 @@ def seat(tmp_path: Path) -> Seated:
             prepare=kinds.prepare,
             kinds=kinds,
             models=None,  # type: ignore[arg-type]
+            toolroom=None,  # type: ignore[arg-type]
             spec_of_worker=None,  # type: ignore[arg-type]
         )
         specs = (

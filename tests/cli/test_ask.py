@@ -151,3 +151,88 @@ def test_on_a_terminal_the_answer_cannot_command_it(terminal: Callable[..., Any]
     fake.stream("POST", PATH, ACCEPTED, ("reasoning", {"text": "hm"}), *tokens, DONE)
     shown = terminal("ask", "assistant", "x")
     assert shown.expandtabs() == "(thinking)\na       b\n\\x1b]0;title\\x07c\n\\u202e\n"
+
+
+@pytest.mark.parametrize("word", ["enqueue", "steer", "interrupt", "reject", "rollback"])
+def test_what_becomes_of_words_for_a_busy_agent_may_be_said(cli: Callable[..., Any], fake: Any, word: str) -> None:
+    fake.stream("POST", PATH, ACCEPTED, DONE)
+    assert cli("ask", "assistant", "x", "--when-busy", word).code == 0
+    assert fake.asked("POST", PATH).body == {"text": "x", "when_busy": word}
+
+
+def test_a_busy_agent_that_refuses_is_exit_code_75(cli: Callable[..., Any], fake: Any) -> None:
+    fake.problem("POST", PATH, "agent.busy", "a turn runs in main")
+    ended = cli("ask", "assistant", "x", "--when-busy", "reject")
+    assert (ended.code, ended.out) == (75, "")
+    assert cli("ask", "assistant", "x", "--when-busy", "never").code == 2
+
+
+ASIDES = [
+    ("token", {"text": "I look"}),
+    ("tool", {"name": "files.read", "arguments": {"path": "a\x1b[2J\nb"}, "state": "started"}),
+    ("tool", {"name": "files.read", "arguments": {"path": "a"}, "state": "done"}),
+    ("tool", {"name": "fetch\x07", "arguments": '{"url": "u"}', "state": "started"}),
+    ("tool", {"name": "fetch\x07", "arguments": "{}", "state": "failed"}),
+    ("approval", {"id": "0193-p", "tool": "shell", "arguments": {"argv": ["ls", "\u202e"]}}),
+    ("waiting", {"reason": "signal"}),
+    ("restarted", {}),
+    ("ask", {"agent": "ada", "job": "0193-y"}),
+    ("waiting", {"reason": "children"}),
+    ("restarted", {}),
+    ("token", {"text": "It is"}),
+    ("steer", {"text": "faster\n\x1b!"}),
+    ("waiting", {"reason": "retry"}),
+    ("waiting", {}),
+    ("steered", {"into": "0193-z"}),
+    ("token", {"text": " done"}),
+    DONE,
+]
+
+
+def test_what_happens_on_the_way_is_told_on_stderr_and_the_answer_stays_whole(
+    cli: Callable[..., Any], fake: Any
+) -> None:
+    fake.stream("POST", PATH, ACCEPTED, *ASIDES)
+    ended = cli("ask", "assistant", "x")
+    assert (ended.code, ended.out) == (0, "I look\nIt is done\n")
+    assert ended.err == (
+        'tool files.read {"path": "a\\u001b[2J\\nb"}\n'
+        'tool fetch\\x07 {"url": "u"}\n'
+        "tool fetch\\x07 failed\n"
+        'approval: assistant asks to call shell {"argv": ["ls", "\\u202e"]}\n'
+        "  next: understudy approvals allow 0193-p, or: understudy approvals deny 0193-p\n"
+        "(asks ada: understudy runs show 0193-y)\n"
+        "(waits for another agent)\n"
+        "(takes in: faster\\n\\x1b!)\n"
+        "(waits: retry)\n"
+        "(waits for its turn)\n"
+        "(taken in by the run 0193-z, which answers it: understudy runs show 0193-z)\n"
+    )
+    ended = cli("ask", "assistant", "x", "--json")
+    assert ended.err == ""
+    assert '{"kind": "steered", "into": "0193-z"}' in ended.out.splitlines()
+
+
+def test_words_after_a_tool_that_are_said_anew_are_told_of(cli: Callable[..., Any], fake: Any) -> None:
+    half = [("token", {"text": "Do"}), ("waiting", {"reason": "retry"}), ("restarted", {}), ("token", {"text": "Done"})]
+    fake.stream("POST", PATH, ACCEPTED, ASIDES[0], ASIDES[1], *half, DONE)
+    ended = cli("ask", "assistant", "x")
+    assert ended.out == "I look\nDo\nDone\n"
+    assert ended.err.endswith("(waits: retry)\nthe answer begins again; what stands above is void\n")
+
+
+def test_words_taken_in_by_another_run_are_answered_by_that(cli: Callable[..., Any], fake: Any, streams: Any) -> None:
+    fake.stream("POST", PATH, ACCEPTED, ("steered", {"into": "0193-z"}), streams[1])
+    ended = cli("ask", "assistant", "x")
+    assert ended.code == 75
+    assert "next: understudy jobs wait 0193-z\n" in ended.err
+
+
+def test_on_a_terminal_what_happens_on_the_way_has_lines_of_its_own(terminal: Callable[..., Any], fake: Any) -> None:
+    long = ("tool", {"name": "t", "arguments": {"text": "w" * 500}, "state": "started"})
+    fake.stream("POST", PATH, ACCEPTED, ASIDES[0], long, ("token", {"text": "Done"}), DONE)
+    first, second, third = terminal("ask", "assistant", "x").splitlines()
+    assert (first, third) == ("I look", "Done")
+    assert second.startswith('\x1b[2mtool t {"text": "www')
+    assert second.endswith("…\x1b[0m")
+    assert len(second) <= 80 + len("\x1b[2m\x1b[0m")

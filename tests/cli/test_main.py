@@ -31,7 +31,11 @@ def test_help_lists_every_command(cli: Callable[..., Any], flag: str) -> None:
 
 def test_every_command_and_subcommand_has_help(cli: Callable[..., Any]) -> None:
     groups = {
-        "agents": "ls show",
+        "approvals": "ls show allow deny grants revoke",
+        "runs": "ls show cancel",
+        "agents": "ls show new edit pause resume restart rm fork export",
+        "providers": "ls test",
+        "tools": "pin",
         "jobs": "submit submit-batch ls show wait logs cancel retry pause resume signal graph dead",
         "queues": "ls pause drain resume set",
         "schedules": "ls show add rm trigger pause resume",
@@ -63,7 +67,11 @@ def test_a_daemon_that_is_down_is_exit_code_3_on_every_command_that_needs_it(
         "workers drain 1", "pools resize loop 2", "queues ls", "queues pause q", "queues set q --max-active 2",
         "schedules ls", "schedules show s", "schedules add s --cron @daily echo", "schedules trigger s", "why 1",
         "jobs dead", "jobs graph 1", "jobs pause 1", "jobs resume --tag t", "jobs signal 1 go", "jobs wait 1 2",
-        "events", "events -f", "reload", "down", "ask a hello", "ask a hello --detach", "send queue x",
+        "approvals ls", "approvals show 1", "approvals allow 1", "approvals deny 1", "approvals grants",
+        "approvals revoke a t d", "runs ls", "runs show 1", "runs cancel 1", "providers ls", "providers test p",
+        "tools pin s", "agents new a", "agents edit a --role r", "agents pause a", "agents resume a",
+        "agents restart a", "agents rm a --yes", "agents fork a b c", "agents export a", "why a", "why agent:a",
+        "chat a", "events", "events -f", "reload", "down", "ask a hello", "ask a hello --detach", "send queue x",
     ]  # fmt: skip
     for command in commands:
         ended = cli(*command.split())

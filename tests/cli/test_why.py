@@ -1,4 +1,4 @@
-"""`why`: the reasons of a job as lines, and the kindness of an answer where the name is an agent's."""
+"""`why`: the reasons of a job or of an agent as lines, and which of both a name is taken for."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +23,11 @@ VIEW = {
 }
 AGENT = {
     "name": "ada",
-    "status": "idle",
-    "state": "running",
-    "reason": None,
-    "pending": 0,
-    "last_heartbeat_at": 1_790_000_000_000 - 3_000,
+    "status": "error",
+    "reasons": [
+        ["it is quarantined: ValueError\x1b[2J", "`understudy agents restart ada`"],
+        ["2 messages wait for it", ""],
+    ],
 }
 
 
@@ -41,37 +41,42 @@ def test_the_reasons_are_told_one_by_one_the_deciding_one_first(cli: Callable[..
         "also: it is the first\\x1b[2J of its queue\n"
     )
     assert cli("why", "0193-a", "--json").json == VIEW
+    assert {seen.path for seen in fake.seen} == {PATH}  # an id begins with a digit, a name never does
 
 
-@pytest.mark.parametrize(
-    ("agent", "lines"),
-    [
-        (AGENT, ["the agent ada is running and idle", "also: it was last heard of 3 s ago"]),
-        (
-            AGENT | {"state": "quarantined", "status": "error", "reason": "ValueError: broken", "pending": 2},
-            [
-                "the agent ada is quarantined",
-                "  why: ValueError: broken",
-                "also: 2 messages wait for it",
-                "  next: understudy jobs ls --queue agent:ada --status pending, then: understudy why JOB",
-                "also: it was last heard of 3 s ago",
-                "  next: understudy agents show ada",
-            ],
-        ),
-    ],
-)
-def test_an_agent_is_told_of_as_well(
-    cli: Callable[..., Any], fake: Any, agent: dict[str, Any], lines: list[str]
-) -> None:
-    fake.problem("GET", "/v1/jobs/ada/why", "job.not_found", "there is no job ada")
-    fake.on("GET", "/v1/agents/ada", agent)
-    assert cli("why", "ada").out.splitlines() == lines
-    assert cli("why", "ada", "--json").json == agent
+@pytest.mark.parametrize("subject", ["ada", "agent:ada"])
+def test_an_agent_is_told_of_as_well(cli: Callable[..., Any], fake: Any, subject: str) -> None:
+    fake.on("GET", "/v1/agents/ada/why", AGENT)
+    assert cli("why", subject).out == (
+        "the agent ada is error: it is quarantined: ValueError\\x1b[2J\n"
+        "  next: understudy agents restart ada\n"
+        "also: 2 messages wait for it\n"
+    )
+    assert cli("why", subject, "--json").json == AGENT
+    assert {seen.path for seen in fake.seen} == {"/v1/agents/ada/why"}
+
+
+def test_an_agent_about_which_there_is_nothing_to_say(cli: Callable[..., Any], fake: Any) -> None:
+    fake.on("GET", "/v1/agents/ada/why", {"name": "ada", "status": "idle", "reasons": []})
+    assert cli("why", "ada").out == "the agent ada is idle\n"
+
+
+def test_what_is_no_agent_may_still_be_a_job(cli: Callable[..., Any], fake: Any) -> None:
+    fake.problem("GET", "/v1/agents/f00d/why", "agent.not_found", "there is no agent 'f00d'")
+    fake.on("GET", "/v1/jobs/f00d/why", VIEW | {"id": "f00d"})
+    assert cli("why", "f00d").out.startswith("pending: its queue mail")
 
 
 def test_what_is_neither_job_nor_agent_is_not_found(cli: Callable[..., Any], fake: Any) -> None:
     fake.problem("GET", "/v1/jobs/bob/why", "job.not_found", "there is no job bob")
-    fake.problem("GET", "/v1/agents/bob", "agent.not_found", "there is no agent 'bob'")
-    ended = cli("why", "bob")
-    assert (ended.code, ended.out) == (4, "")
-    assert "there is no job bob" in ended.err
+    fake.problem("GET", "/v1/agents/bob/why", "agent.not_found", "there is no agent 'bob'")
+    for subject in ("bob", "agent:bob"):
+        ended = cli("why", subject)
+        assert (ended.code, ended.out) == (4, "")
+        assert "there is no agent 'bob'" in ended.err
+
+
+def test_another_failure_is_no_reason_to_look_elsewhere(cli: Callable[..., Any], fake: Any) -> None:
+    fake.problem("GET", "/v1/agents/bob/why", "daemon.starting", "not yet")
+    assert cli("why", "bob").code == 75
+    assert [seen.path for seen in fake.seen] == ["/v1/agents/bob/why"]

@@ -3,12 +3,14 @@
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from runtime.control import listener
-from runtime.control.listener import bind, peer_uid
+from runtime.control.listener import bind, is_ours, peer_of
 from runtime.errors import AlreadyRunning, HomeUnusable
 
 
@@ -135,9 +137,19 @@ def test_removing_twice_is_once_too_often_and_no_harm(tmp_path: Path) -> None:
 def test_the_kernel_tells_who_calls() -> None:
     here, there = socket.socketpair(socket.AF_UNIX)
     with here, there:
-        assert peer_uid(there) == os.geteuid()
+        assert peer_of(there) == (os.getpid(), os.geteuid())
 
 
 def test_the_owner_and_root_may_call_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener.os, "geteuid", lambda: 1000)
     assert [listener.is_allowed(uid) for uid in (0, 1000, 1001)] == [True, True, False]
+
+
+def test_what_we_started_is_ours_and_nobody_else() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert is_ours(child.pid)
+        assert not is_ours(os.getpid())
+        assert not is_ours(os.getppid())
+        assert not is_ours(0)
+        child.communicate(b"\n")
+    assert is_ours(child.pid)  # gone: nobody can tell whose it was

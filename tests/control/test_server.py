@@ -39,7 +39,7 @@ class TestWhoIsLetIn:
         assert control.get("/v1/hello").status == 200
 
     def test_another_user_is_refused_before_a_byte_is_read(self, control: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(server_module, "peer_uid", lambda peer: os.geteuid() + 4242)
+        monkeypatch.setattr(server_module, "peer_of", lambda peer: (1, os.geteuid() + 4242))
         with control.connect() as client:
             answer = read_all(client)
         assert b" 403 " in answer

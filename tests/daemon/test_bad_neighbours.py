@@ -136,7 +136,7 @@ def test_the_daemon_is_killed_and_nothing_it_started_lives_on(fresh: Any, tmp_pa
     fresh.kill()
 
     wait_until("all are gone", lambda: not fresh.family(), 2.0)
-    assert not [pid for pid in below if is_alive(pid)]
+    wait_until("they are buried, too", lambda: not [pid for pid in below if is_alive(pid)], 2.0)
 
 
 def is_alive(pid: int) -> bool:

@@ -159,7 +159,7 @@ def test_the_reference_explains_every_word_and_no_other(maker: ModuleType) -> No
 
 
 def test_the_pages_stay_short() -> None:
-    assert len(text(ROOT / "docs" / "architecture.md").splitlines()) <= 200
+    assert len(text(ROOT / "docs" / "architecture.md").splitlines()) <= 240
 
 
 @pytest.mark.parametrize("page", [path for path in PAGES if path.name in OURS], ids=lambda path: path.name)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.daemon
 @pytest.mark.timeout(180)
 def test_a_storm_of_kills_loses_nothing_and_does_nothing_twice(tracing: Any) -> None:
     seed = random.randrange(1_000_000)
-    storm = Storm(tracing, jobs=144, kills=8, seed=seed)
+    storm = Storm(tracing, jobs=90, kills=5, seed=seed)
 
     storm.rage()
     assert tracing.stop() == 0

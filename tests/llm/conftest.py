@@ -1,5 +1,6 @@
 """A provider played by the test, byte by byte, over a real socket; and the real one, llama.cpp in a child process."""
 
+import contextlib
 import gzip
 import json
 import secrets
@@ -15,6 +16,7 @@ import pytest
 from runtime.errors import LocalModelMissing
 from runtime.llm.local import find_model, server_argv
 from schemas.chat import ChatMessage, ChatRequest
+from tests.llm.tiny_gguf import write_model
 
 Part = Callable[["Call"], Awaitable[None]]
 
@@ -142,12 +144,8 @@ class Local:
     pid: int
 
 
-@pytest.fixture(scope="session")
-def local_server() -> Iterator[Local]:
-    try:
-        argv = server_argv(find_model("smollm2"), alias="smollm2")
-    except LocalModelMissing as missing:
-        pytest.skip(f"no local model here: {missing}")
+@contextlib.contextmanager
+def serve(argv: list[str]) -> Iterator[Local]:
     key = secrets.token_hex(16)
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
@@ -162,3 +160,25 @@ def local_server() -> Iterator[Local]:
                 child.wait(10)
             finally:
                 child.kill()
+
+
+@pytest.fixture(scope="session")
+def local_server() -> Iterator[Local]:
+    try:
+        argv = server_argv(find_model("smollm2"), alias="smollm2")
+    except LocalModelMissing as missing:
+        pytest.skip(f"no local model here: {missing}")
+    with serve(argv) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """The same server with a model of chance, which knows tools and is up in a tenth of a second."""
+    model = write_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+    try:
+        argv = server_argv(model, alias="tiny", threads=1)
+    except LocalModelMissing as missing:
+        pytest.skip(f"no local model here: {missing}")
+    with serve(argv) as server:
+        yield server

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.errors import LlmError, LlmTooLarge
-from runtime.llm.completions import MAX_TOOL_CALLS, Reader, encode
-from schemas.chat import ChatMessage, ChatPart, ChatRequest, StopPart, ToolCall, ToolCallPart
+from runtime.errors import LlmCut, LlmError, LlmTooLarge
+from runtime.llm.completions import Reader, encode
+from runtime.llm.shape import MAX_TOOL_CALLS
+from schemas.chat import ChatMessage, ChatPart, ChatRequest, StopPart, ToolCall, ToolCallPart, ToolSpec
 
 HELLO = ChatRequest(model="m", messages=(ChatMessage(role="user", content="hello"),))
 
@@ -52,6 +53,83 @@ def test_extra_fields_are_passed_on_but_never_replace_ours() -> None:
     assert body["top_p"] == 0.5
     assert body["stream_options"] == {"x": 1}
     assert (body["stream"], body["model"], len(body["messages"])) == (True, "m", 1)
+
+
+ADD = ToolSpec(name="add", description="Adds.", parameters={"type": "object", "properties": {"x": {}}})
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [
+        (None, None),
+        ("auto", "auto"),
+        ("none", "none"),
+        ("required", "required"),
+        ("add", {"type": "function", "function": {"name": "add"}}),
+    ],
+)
+def test_tools_and_the_choice_among_them(choice: str | None, sent: Any) -> None:
+    request = HELLO.model_copy(update={"tools": (ADD, ToolSpec(name="now")), "tool_choice": choice})
+    body = json.loads(encode(request))
+    assert body["tools"] == [
+        {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": ADD.parameters}},
+        {
+            "type": "function",
+            "function": {"name": "now", "description": "", "parameters": {"type": "object", "properties": {}}},
+        },
+    ]
+    assert body.get("tool_choice") == sent
+
+
+def test_without_tools_there_is_nothing_to_choose() -> None:
+    body = json.loads(encode(HELLO.model_copy(update={"tool_choice": "none"})))
+    assert not {"tools", "tool_choice", "response_format"} & body.keys()
+
+
+def test_a_schema_for_the_answer_is_a_strict_one() -> None:
+    schema = {"type": "object", "properties": {}}
+    request = HELLO.model_copy(update={"response_schema": schema, "extra": {"response_format": {"type": "text"}}})
+    assert json.loads(encode(request))["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": schema, "strict": True},
+    }
+
+
+def test_that_a_call_failed_is_in_its_text_alone() -> None:
+    message = ChatMessage(role="tool", content="no", tool_call_id="a", failed=True)
+    body = json.loads(encode(ChatRequest(model="m", messages=(message,))))
+    assert body["messages"] == [{"role": "tool", "content": "no", "tool_call_id": "a"}]
+
+
+def pieces(*arguments: str) -> list[dict[str, Any]]:
+    heads = [{"index": n, "id": f"id{n}", "function": {"name": "f", "arguments": a}} for n, a in enumerate(arguments)]
+    return [delta(tool_calls=heads)]
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_half_a_call_of_an_answer_that_stopped_short_is_left_out(reason: str) -> None:
+    parts = read(*pieces("{}", '{"x": ', ""), delta(reason))
+    assert [part.call.id for part in parts if isinstance(part, ToolCallPart)] == ["id0"]
+    assert parts[-1] == StopPart.model_validate({"reason": reason})
+
+
+def test_half_a_call_and_no_reason_is_a_cut() -> None:
+    reader = Reader(HELLO)
+    for chunk in pieces('{"x": '):
+        list(reader.feed(json.dumps(chunk).encode()))
+    list(reader.feed(b"[DONE]"))
+    with pytest.raises(LlmCut):
+        list(reader.finish())
+
+
+def test_arguments_that_the_model_itself_wrote_wrong_are_handed_on() -> None:
+    parts = read(*pieces("{oops"), delta("tool_calls"))
+    assert parts[0] == ToolCallPart(call=ToolCall(id="id0", name="f", arguments="{oops"))
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls"])
+def test_an_answer_that_calls_tools_says_so_whatever_the_server_says(reason: str) -> None:
+    assert read(*pieces("{}"), delta(reason))[-1] == StopPart(reason="tool_calls")
 
 
 def test_tool_calls_without_numbers_begin_with_their_ids() -> None:
@@ -104,9 +182,12 @@ JSON = st.recursive(
 @given(JSON)
 def test_whatever_json_comes_it_is_read_or_refused_by_an_error_of_ours(value: Any) -> None:
     data = json.dumps(value).encode()
-    for feed in (Reader(HELLO).feed, Reader(HELLO).feed_whole):
+    for way in ("feed", "feed_whole"):
+        reader = Reader(HELLO)
         try:
-            parts = list(feed(data))
+            parts = list(getattr(reader, way)(data))
+            assert all(part.kind in ("text", "reasoning") for part in parts)
+            parts = list(reader.finish())
         except LlmError:
             continue  # anything else would fail the test
-        assert all(part.kind in ("text", "reasoning") for part in parts)
+        assert parts[-1].kind == "stop"

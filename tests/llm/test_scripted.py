@@ -1,5 +1,6 @@
 """The scripted model does what its file says, on asyncio and on a clock that jumps."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,18 @@ from trio.testing import MockClock
 
 from runtime.errors import LlmCut, LlmOverloaded, LlmRateLimited, LlmUnexpected, LoadFailed
 from runtime.llm.provider import complete
-from runtime.llm.scripted import ScriptedProvider
-from schemas.chat import StopPart, TextPart, Usage, UsagePart
+from runtime.llm.scripted import DIMENSIONS, ScriptedProvider
+from schemas.chat import (
+    ChatMessage,
+    ChatRequest,
+    EmbedRequest,
+    StopPart,
+    TextPart,
+    ToolCall,
+    ToolCallPart,
+    Usage,
+    UsagePart,
+)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -128,6 +139,9 @@ async def test_cancelling_ends_the_wait(script: Any, request_of: Any) -> None:
         ("[[steps]]\nerror = 'llm.what'", r"steps\[0\].error: .*no such failure.*llm.rate_limited"),
         ("[[steps]]\nreply = 'x'\ndelay = -1", r"steps\[0\].delay"),
         ("[[steps]]\nreply = 'x'\ndelay = inf", r"steps\[0\].delay"),
+        ("[[steps]]\ntool_calls = [{arguments = {}}]", r"steps\[0\].tool_calls\[0\].name"),
+        ("[[steps]]\ntool_calls = [{name = 'a', arguments = {x = 1979-05-27}}]", "tool_calls.*JSON cannot say"),
+        ("[[steps]]\ntool_calls = [{name = 'a', arguments = {x = inf}}]", "tool_calls.*JSON cannot say"),
         ("[[steps]\n", "line 1"),
     ],
 )
@@ -152,3 +166,92 @@ async def test_a_huge_file_is_no_script(script: Any, request_of: Any) -> None:
     provider = script("# " + "x" * (1024 * 1024))
     with pytest.raises(LoadFailed, match="larger"):
         await complete(provider, request_of(model="demo.toml"))
+
+
+AGENT = """
+[[steps]]
+match = "weather"
+match_tool = "rain"
+reply = "Take a coat."
+[[steps]]
+match_tool = "no station"
+error = "llm.overloaded"
+[[steps]]
+match = "weather"
+reply = "I look."
+tool_calls = [{name = "weather", arguments = {city = "Oslo", days = [1, 2]}}, {name = "now"}]
+[[steps]]
+tool_calls = [{name = "weather", arguments = "{broken"}]
+"""
+
+
+def say(role: Any, text: str, **more: Any) -> ChatMessage:
+    return ChatMessage(role=role, content=text, **more)
+
+
+def conversation(*messages: ChatMessage) -> ChatRequest:
+    return ChatRequest(model="demo.toml", messages=messages)
+
+
+async def parts_of(provider: ScriptedProvider, *messages: ChatMessage) -> list[Any]:
+    async with provider.stream(conversation(*messages)) as parts:
+        return [part async for part in parts]
+
+
+QUESTION = say("user", "the weather?")
+
+
+async def test_a_step_may_call_tools_after_its_words(script: Any) -> None:
+    assert await parts_of(script(AGENT), QUESTION) == [
+        TextPart(text="I "),
+        TextPart(text="look."),
+        ToolCallPart(call=ToolCall(id="call_1_0", name="weather", arguments='{"city": "Oslo", "days": [1, 2]}')),
+        ToolCallPart(call=ToolCall(id="call_1_1", name="now", arguments="{}")),
+        UsagePart(usage=Usage(input_tokens=2, output_tokens=2 + 5 + 1, estimated=True)),
+        StopPart(reason="tool_calls"),
+    ]
+
+
+async def test_the_ids_of_calls_are_the_same_again_and_others_later(script: Any) -> None:
+    provider = script(AGENT)
+    first, again = [await parts_of(provider, QUESTION) for _ in range(2)]
+    assert first == again
+    later = await parts_of(provider, QUESTION, say("assistant", "Rain."), QUESTION)
+    assert not {part.call.id for part in first[2:4]} & {part.call.id for part in later[2:4]}
+
+
+async def test_results_of_tools_are_matched_where_they_came_last(script: Any) -> None:
+    provider = script(AGENT)
+    calls = tuple(part.call for part in (await parts_of(provider, QUESTION))[2:4])
+    asked = (QUESTION, say("assistant", "I look.", tool_calls=calls))
+    results = (say("tool", "rain", tool_call_id=calls[0].id), say("tool", "noon", tool_call_id=calls[1].id))
+    assert (await complete(provider, conversation(*asked, *results)))[0] == "Take a coat."
+    # Somebody spoke since: what the tools said is old.
+    assert (await parts_of(provider, *asked, *results, say("user", "and the weather now?")))[-1].reason == "tool_calls"
+    # Nobody asked for the weather.
+    other = conversation(say("user", "hm"), asked[1], say("tool", "rain", tool_call_id="x"))
+    assert (await complete(provider, other))[2] == "tool_calls"
+    with pytest.raises(LlmOverloaded):
+        await complete(provider, conversation(*asked, say("tool", "no station", tool_call_id=calls[0].id)))
+
+
+async def test_arguments_may_be_broken_on_purpose(script: Any) -> None:
+    parts = await parts_of(script(AGENT), say("user", "anything"))
+    assert parts[0] == ToolCallPart(call=ToolCall(id="call_1_0", name="weather", arguments="{broken"))
+
+
+def dot(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+async def test_vectors_are_always_the_same_and_of_unit_length() -> None:
+    request = EmbedRequest(model="any", texts=("the sea", "The  sea", "", "the sea at night", "a motor"))
+    embedded = await ScriptedProvider("scripted").embed(request)
+    assert embedded == await ScriptedProvider("other").embed(request)
+    assert {len(one) for one in embedded.vectors} == {DIMENSIONS}
+    assert [math.hypot(*one) for one in embedded.vectors] == pytest.approx([1.0] * 5)
+    assert embedded.usage == Usage(input_tokens=10, estimated=True)
+    sea, same, empty, near, far = embedded.vectors
+    assert sea == same
+    assert empty not in (sea, near, far)
+    assert dot(sea, near) > 0.5 > dot(sea, far)

@@ -44,14 +44,14 @@ QUICK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], pr
 
 
 @pytest.mark.timeout(400)  # only a failing history takes long: it is made small
-@settings(QUICK, max_examples=150)
+@settings(QUICK, max_examples=80)
 @given(history)
 def test_no_history_breaks_the_rules_of_jobs(steps: list[Any]) -> None:
     run(play, [MemoryStore()], steps)
 
 
 @pytest.mark.timeout(400)  # only a failing history takes long: it is made small
-@settings(QUICK, max_examples=70)
+@settings(QUICK, max_examples=40)
 @given(history)
 def test_the_store_in_a_file_does_what_the_reference_does(steps: list[Any]) -> None:
     with TemporaryDirectory() as folder:

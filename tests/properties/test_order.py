@@ -70,7 +70,7 @@ def hold_to_the_bound(started: list[Life], waiting: list[Life]) -> None:
 @pytest.mark.parametrize("which", ["memory", "sqlite"])
 @pytest.mark.timeout(200)  # only a failing history takes long: it is made small
 def test_nobody_is_overtaken_for_longer_than_the_bound(which: str) -> None:
-    @settings(deadline=None, max_examples=150 if which == "memory" else 40, suppress_health_check=list(HealthCheck))
+    @settings(deadline=None, max_examples=80 if which == "memory" else 25, suppress_health_check=list(HealthCheck))
     @given(history)
     def hold(steps: list[Any]) -> None:
         with TemporaryDirectory() as folder:

@@ -41,16 +41,17 @@ from runtime.store.port import (
 )
 from runtime.store.sqlite.store import SqliteStore
 from schemas.jobs import Claimed, JobFilter, JobView, Lane, Status
+from tests.store.agents_desk import AGENT, AgentDesk, about_agents
 
 START = 1_700_000_000_000
-AGENT = "agent:ada"
 PROBLEM = {"code": "job.failed", "title": "It failed", "status": 500, "detail": "no"}
 
 
-class Desk:
+class Desk(AgentDesk):
     """What a test does to a store. Time stands still unless a test moves `now`; job ids rise."""
 
     def __init__(self, store: Store) -> None:
+        super().__init__()
         self.store = store
         self.now = START
         self.boot = "boot-1"
@@ -82,11 +83,6 @@ class Desk:
     def talk(self, conversation: str | None = "main", **fields: Any) -> JobRow:
         """A job on an agent's queue."""
         return self.row(**({"queue": AGENT, "lane": "agent", "kind": "agent.say"} | fields), conversation=conversation)
-
-    async def one(self, change: Any) -> Any:
-        """Commit one change alone and return its result."""
-        (result,) = await self.store.commit([change])
-        return result
 
     async def insert(self, *rows: JobRow) -> tuple[Inserted, ...]:
         return await self.one(InsertJobs(rows, now=self.now))
@@ -133,8 +129,8 @@ class Desk:
     async def resume(self, *ids: str) -> list[PauseResult | None]:
         return list(await self.one(ResumeJobs(ids, now=self.now)))
 
-    async def begin(self, fence: Any, name: str, *, retry: bool = True) -> StepBegun | None:
-        return await self.one(BeginStep(fence, name, now=self.now, retry=retry))
+    async def begin(self, fence: Any, name: str, *, retry: bool = True, charge: Any = None) -> StepBegun | None:
+        return await self.one(BeginStep(fence, name, now=self.now, retry=retry, charge=charge))
 
     async def done(self, fence: Any, name: str, output: Any = None, **more: Any) -> bool:
         return await self.one(EndStep(fence, name, now=self.now, output=json.dumps(output), **more))
@@ -165,8 +161,7 @@ class Desk:
         """Return all that can be read of the store, to be compared."""
         store = self.store
         ids = [view.id for view in await store.jobs(limit=1000)]
-        names = [row.name for row in await store.agents()] + ["ada"]
-        talks = {(name, talk) for name in names for talk in await store.conversations(name)}
+        names = sorted({row.name for row in await store.agents()} | {"ada", "bob"})
         return {
             "jobs": [await store.job(job_id) for job_id in ids],
             "logs": [await store.job_logs(job_id) for job_id in ids],
@@ -183,7 +178,7 @@ class Desk:
             "queues": await store.queues(),
             "agents": await store.agents(),
             "states": [await store.state(name) for name in names],
-            "messages": {talk: await store.messages(*talk) for talk in talks},
+            **await about_agents(store, names),
             "events": await store.events(after=0),
             "bounds": await store.event_bounds(),
         }

@@ -50,12 +50,14 @@ from runtime.store.port import (
     WorkerRow,
 )
 from schemas.jobs import JobFilter
+from tests.store.agents_desk import a_busy_office
 
 TOUCHES = [
     *("insert", "insert edges", "claim", "process", "progress", "logs", "begin", "end", "signal", "take", "finish"),
     *("cancel", "pause", "resume", "retry", "expire", "promote", "release", "leases", "repair", "recover", "delete"),
     *("workers", "heartbeat", "remove", "queue", "schedule", "fire", "forget", "agent", "state", "messages", "events"),
-    *("prune", "setting"),
+    *("prune", "setting", "begin charged", "end charged", "absorb", "ask", "answer", "use", "expire approvals"),
+    *("revoke", "fork", "persona", "no persona", "note", "no note"),
 ]
 CONFLICT = SaveState("zoe", "{}", 1, expected=9, boot="b", incarnation=1, now=1)
 
@@ -93,6 +95,7 @@ async def a_busy_store(desk: Any) -> dict[str, Any]:
     await desk.spoil(stuck.id, waits="other")
     ended = await desk.start(queue="e", tags=("t",))
     await desk.begin(ended, "step")
+    await desk.ask(ended)
     await desk.finish(ended, "completed")
     orphan = await desk.start(queue="c")
     pending, _ = await desk.add(), await desk.add(deadline_at=desk.now + 3)
@@ -109,6 +112,7 @@ async def a_busy_store(desk: Any) -> dict[str, Any]:
     nightly = ScheduleRow("nightly", "0 3 * * *", "UTC", "{}", "one", "skip", "config", False, 5, 1)
     for name in ("nightly", "hourly"):
         await desk.one(PutSchedule(replace(nightly, name=name)))
+    office = await a_busy_office(desk, running)
     now = desk.now + 10
     return {
         "insert": InsertJobs((desk.row(), desk.row(key="k"), desk.row(execute_after=now + 9)), now=now),
@@ -121,6 +125,7 @@ async def a_busy_store(desk: Any) -> dict[str, Any]:
         "end": EndStep(running, "open", now=now, output="1"),
         "signal": SendSignal(waiting.id, "go", "1", now=now),
         "take": TakeSignal(running, "go", "wait", now=now),
+        **office,
         "finish": FinishJobs((Finish(ending, "completed", result="1"),), now=now),
         "cancel": CancelJobs((running.id, pending), now=now),
         "pause": PauseJobs((running.id, pending, held.id), now=now),

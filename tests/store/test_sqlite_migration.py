@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runtime.store.port import AppendEvents, InsertJobs, JobRow, RetryJobs
+from runtime.store.port import AppendEvents, AppendMessages, ForkConversation, InsertJobs, JobRow, MessageRow, RetryJobs
 from runtime.store.sqlite.migrate import known_migrations, migrate
 from runtime.store.sqlite.store import SqliteStore
 from schemas.jobs import ENDED, REASONS, Status
@@ -88,6 +88,11 @@ def old(path: Path) -> None:
     put(sql, "queues", {"name": "free", "paused": 0, "updated_at": 6})
     worker = {"id": "w2", "agent": None, "lane": "loop", "status": "busy", "boot": "b", "pid": 1}
     put(sql, "workers", worker | {"created_at": 1, "last_heartbeat_at": 30})
+    for n, name in enumerate(("main", "side", "empty"), 1):
+        put(sql, "conversations", {"id": n, "agent": "ada", "name": name, "created_at": n, "updated_at": n})
+    for n, (talk, parent) in enumerate([(1, None), (2, None), (1, 1), (1, 3), (2, 2)], 1):
+        put(sql, "messages", {"id": n, "conversation": talk, "parent": parent, "body": str(n), "created_at": 10 + n})
+        sql.execute("UPDATE conversations SET head = ? WHERE id = ?", (n, talk))
     put(sql, "events", {"at": 50, "type": "agent.started", "subject": "ada", "data": '{"text":"grüße \\"1\\""}'})
     sql.execute('DELETE FROM events WHERE "offset" = 1')
     sql.close()
@@ -151,6 +156,21 @@ async def test_a_paused_queue_is_still_paused_by_hand(store: SqliteStore) -> Non
 async def test_workers_are_still_there(store: SqliteStore) -> None:
     (worker,) = await store.workers()
     assert (worker.id, worker.last_heartbeat_at, worker.host, worker.capabilities) == ("w2", 30, "", "{}")
+
+
+async def test_every_message_has_its_place(store: SqliteStore) -> None:
+    journals = {name: await store.journal("ada", name) for name in ("main", "side", "empty")}
+    assert journals == {
+        "main": (MessageRow(1, 11, None, "1"), MessageRow(2, 13, None, "3"), MessageRow(3, 14, None, "4")),
+        "side": (MessageRow(1, 12, None, "2"), MessageRow(2, 15, None, "5")),
+        "empty": (),
+    }
+    assert await store.commit([ForkConversation("ada", "main", "empty", 20, keep=2)]) == [2]
+    for name in ("main", "side", "empty"):
+        await store.commit([AppendMessages("ada", name, ("9",), None, 30)])
+    assert await store.messages("ada", "empty") == ("1", "3", "9")
+    assert [(row.n, row.body) for row in await store.journal("ada", "main", after=3)] == [(4, "9")]
+    assert await store.messages("ada", "side") == ("2", "5", "9")
 
 
 async def test_the_old_jobs_go_on_and_new_ones_follow(store: SqliteStore) -> None:

@@ -9,7 +9,13 @@ from runtime.errors import StoreError
 from runtime.store.memory.tables import Edges, Job, Jobs, Parts, Signal, Step, Table
 from runtime.store.port import (
     AgentRow,
+    ApprovalRow,
+    Charge,
     FireRow,
+    GrantRow,
+    MessageRow,
+    NoteRow,
+    PersonaRow,
     QueueRow,
     ScheduleRow,
     StateRow,
@@ -38,8 +44,13 @@ class Base:
         self._fires: Table[str, tuple[FireRow, ...]] = Table(self._journal)
         self._agents: Table[str, AgentRow] = Table(self._journal)
         self._states: Table[str, StateRow] = Table(self._journal)
-        self._messages: Table[tuple[str, str], tuple[str, ...]] = Table(self._journal)
+        self._messages: Table[tuple[str, str], tuple[MessageRow, ...]] = Table(self._journal)
         self._used: Table[tuple[str, str], tuple[int, int]] = Table(self._journal)
+        self._approvals: Parts[str, ApprovalRow] = Parts(self._journal)
+        self._grants: Table[tuple[str, str, str], GrantRow] = Table(self._journal)
+        self._spending: Table[tuple[str, str], Charge] = Table(self._journal)
+        self._personas: Table[str, PersonaRow] = Table(self._journal)
+        self._notes: Table[tuple[str, str], tuple[int, NoteRow]] = Table(self._journal)
         self._events: Table[int, Event] = Table(self._journal)
         self._settings: Table[str, str] = Table(self._journal)
         self._last: Table[str, int] = Table(self._journal)

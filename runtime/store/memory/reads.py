@@ -305,7 +305,7 @@ class Reads(Base):
 
     async def messages(self, agent: str, conversation: str, *, limit: int = 100) -> tuple[str, ...]:
         await self._reading()
-        return self._messages.get((agent, conversation), ())[-limit:]
+        return tuple(row.body for row in self._messages.get((agent, conversation), ())[-limit:])
 
     async def events(
         self, *, after: int, types: tuple[str, ...] = (), subject: str | None = None, limit: int = 1000

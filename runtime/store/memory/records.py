@@ -15,6 +15,7 @@ from runtime.store.port import (
     FireSchedule,
     Heartbeat,
     Inserted,
+    MessageRow,
     PruneEvents,
     PutAgent,
     PutQueue,
@@ -130,7 +131,9 @@ class Records(Attempts, Base):
         for message in change.messages:
             check_json(message)
         key = (change.agent, change.conversation)
-        self._messages.put(key, self._messages.get(key, ()) + change.messages)
+        known = self._messages.get(key, ())
+        said = enumerate(change.messages, len(known) + 1)
+        self._messages.put(key, known + tuple(MessageRow(n, change.now, change.job, body) for n, body in said))
         self._used.put(key, (change.now, self._next("use")))
 
     # -- events and settings -----------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from runtime.store.memory.base import Base, check_json
+from runtime.store.memory.base import check_json
+from runtime.store.memory.spending import Spending
 from runtime.store.memory.tables import Job, Signal, Step
 from runtime.store.port import (
     AppendLogs,
@@ -19,7 +20,7 @@ from runtime.store.port import (
 from schemas.jobs import MAX_LOG_LINES, MAX_SIGNALS, MAX_STEPS, LogLine
 
 
-class Running(Base):
+class Running(Spending):
     """Writes behind a fence: an attempt that has lost its job changes nothing."""
 
     def record_process(self, change: RecordProcess) -> bool:
@@ -60,6 +61,11 @@ class Running(Base):
             return StepBegun("ambiguous")
         if step is None and self._steps.count(job.seq) >= MAX_STEPS:
             return StepBegun("full")
+        limit = None if change.charge is None else self._passed(change.charge)
+        if limit is not None:
+            return StepBegun("budget", limit)
+        if change.charge is not None:
+            self._spend(change.charge)
         self._steps.put((job.seq, change.name), Step("started", job.epoch, change.now))
         return StepBegun("run")
 
@@ -68,6 +74,8 @@ class Running(Base):
         step = None if job is None else self._steps.get((job.seq, change.name))
         if job is None or step is None or (step.state, step.epoch) != ("started", job.epoch):
             return False
+        if change.charge is not None:
+            self._spend(change.charge)
         ended = replace(step, ended_at=change.now, cost=change.cost)
         if change.error is not None:
             self._steps.put((job.seq, change.name), replace(ended, state="failed", error=change.error))
@@ -90,12 +98,16 @@ class Running(Base):
         if job.ended or sum(not signal.taken for _, signal in self._signals.of(job.seq)) >= MAX_SIGNALS:
             return SignalSent(job.status, kept=False)
         check_json(change.payload)
+        return self._keep_signal(job, change.name, change.payload, change.now)
+
+    def _keep_signal(self, job: Job, name: str, payload: str, now: int) -> SignalSent:
+        """Keep a signal for a job that has not ended, and wake it where it waits for this one."""
         number = 1 + self._signals.count(job.seq)
-        self._signals.put((job.seq, number), Signal(change.name, change.payload))
-        self._tell(job, change.now, "signalled", signal=change.name)
-        if (job.status, job.reason, job.waits) != ("waiting", "signal", change.name):
+        self._signals.put((job.seq, number), Signal(name, payload))
+        self._tell(job, now, "signalled", signal=name)
+        if (job.status, job.reason, job.waits) != ("waiting", "signal", name):
             return SignalSent(job.status, kept=True)
-        self._wake([job], change.now)
+        self._wake([job], now)
         return SignalSent("pending", kept=True)
 
     def take_signal(self, change: TakeSignal) -> SignalTaken | None:

@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 from anyio.lowlevel import checkpoint
 
 from runtime.store import port
-from runtime.store.memory.reads import Reads
+from runtime.store.memory.agents import Agents
+from runtime.store.memory.asking import Asking
 from runtime.store.memory.records import Records
 from runtime.store.memory.wishes import Wishes
 from runtime.store.port import Change, EventListener, Move, MoveListener
 
 
-class MemoryStore(Wishes, Records, Reads):
+class MemoryStore(Wishes, Records, Asking, Agents):
     """Everything in dictionaries. What was committed stays over `close` and `open`, as a file would.
 
     A commit yields to the loop once and is then applied in one go, so it is never seen half done; cancelled at that
@@ -109,6 +110,16 @@ class MemoryStore(Wishes, Records, Reads):
         port.AppendEvents: Records.append_events,
         port.PruneEvents: Records.prune_events,
         port.PutSetting: Records.put_setting,
+        port.AbsorbJobs: Asking.absorb,
+        port.AskApproval: Asking.ask,
+        port.AnswerApproval: Asking.answer,
+        port.UseApproval: Asking.use,
+        port.ExpireApprovals: Asking.expire_approvals,
+        port.RevokeGrant: Asking.revoke,
+        port.ForkConversation: Agents.fork,
+        port.PutPersona: Agents.put_persona,
+        port.RemovePersona: Agents.remove_persona,
+        port.PutNote: Agents.put_note,
     }
 
 

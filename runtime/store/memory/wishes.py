@@ -324,7 +324,7 @@ class Wishes(Running):
     def _forget(self, job: Job) -> None:
         for edge in [*self._edges.of_parent(job.seq), *self._edges.of_child(job.seq)]:
             self._edges.put((edge.parent, edge.child), None)
-        for parts in (self._attempts, self._steps, self._signals, self._logs):
+        for parts in (self._attempts, self._steps, self._signals, self._logs, self._approvals):
             parts.forget(job.seq)
         self._jobs.remove(job)
 

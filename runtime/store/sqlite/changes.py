@@ -5,14 +5,18 @@ from typing import Any, Final
 
 from runtime.store import port
 from runtime.store.sqlite import (
+    absorb,
+    approvals,
     attempts,
     claims,
     finishes,
     inserts,
+    personas,
     records,
     retention,
     schedules,
     steps,
+    talks,
     timely,
     wishes,
 )
@@ -53,4 +57,14 @@ APPLY: Final[dict[type[Any], Callable[[Transaction, Any], Any]]] = {
     port.AppendEvents: records.append_events,
     port.PruneEvents: records.prune_events,
     port.PutSetting: records.put_setting,
+    port.AbsorbJobs: absorb.absorb_jobs,
+    port.AskApproval: approvals.ask_approval,
+    port.AnswerApproval: approvals.answer_approval,
+    port.UseApproval: approvals.use_approval,
+    port.ExpireApprovals: approvals.expire_approvals,
+    port.RevokeGrant: approvals.revoke_grant,
+    port.ForkConversation: talks.fork_conversation,
+    port.PutPersona: personas.put_persona,
+    port.RemovePersona: personas.remove_persona,
+    port.PutNote: personas.put_note,
 }

@@ -102,13 +102,15 @@ def append_messages(tx: Transaction, change: AppendMessages) -> None:
         "INSERT OR IGNORE INTO conversations (agent, name, created_at, updated_at) VALUES (?, ?, ?, ?)",
         (change.agent, change.conversation, change.now, change.now),
     )
-    conversation, head = tx.sql.execute(
-        "SELECT id, head FROM conversations WHERE agent = ? AND name = ?", (change.agent, change.conversation)
+    conversation, head, count = tx.sql.execute(
+        """SELECT conversations.id, head, coalesce(n, 0) FROM conversations LEFT JOIN messages ON messages.id = head
+           WHERE agent = ? AND name = ?""",
+        (change.agent, change.conversation),
     ).fetchone()
-    for body in change.messages:
+    for n, body in enumerate(change.messages, count + 1):
         head = tx.sql.execute(
-            "INSERT INTO messages (conversation, parent, job, body, created_at) VALUES (?, ?, ?, ?, ?)",
-            (conversation, head, change.job, body, change.now),
+            "INSERT INTO messages (conversation, parent, job, body, created_at, n) VALUES (?, ?, ?, ?, ?, ?)",
+            (conversation, head, change.job, body, change.now, n),
         ).lastrowid
     tx.sql.execute("UPDATE conversations SET head = ?, updated_at = ? WHERE id = ?", (head, change.now, conversation))
 

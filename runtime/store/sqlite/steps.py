@@ -3,7 +3,8 @@
 from typing import Final
 
 from runtime.store.port import BeginStep, EndStep, SendSignal, SignalSent, SignalTaken, StepBegun, TakeSignal
-from runtime.store.sqlite.moving import facts_of, wake
+from runtime.store.sqlite.moving import Facts, facts_of, wake
+from runtime.store.sqlite.spending import passed, spend
 from runtime.store.sqlite.transaction import Transaction
 from schemas.jobs import ENDED, MAX_SIGNALS, MAX_STEPS, Fence
 
@@ -35,18 +36,50 @@ def begin_step(tx: Transaction, change: BeginStep) -> StepBegun | None:
         return StepBegun("pause")
     if known is not None and known[0] == "started" and known[1] != epoch and not change.retry:
         return StepBegun("ambiguous")
-    if known is None and count_steps(tx, seq) >= MAX_STEPS:
+    if known is None and full(tx, seq):
         return StepBegun("full")
+    limit = None if change.charge is None else passed(tx, change.charge)
+    if limit is not None:
+        return StepBegun("budget", limit)
+    if change.charge is not None:
+        spend(tx, change.charge)
     tx.sql.execute(
         "INSERT OR REPLACE INTO job_steps (seq, name, epoch, state, started_at) VALUES (?, ?, ?, 'started', ?)",
         (seq, change.name, epoch, change.now),
     )
+    tx.step_added(seq)
     return StepBegun("run")
 
 
-def count_steps(tx: Transaction, seq: int) -> int:
-    count: int = tx.sql.execute("SELECT count(*) FROM job_steps WHERE seq = ?", (seq,)).fetchone()[0]
-    return count
+def full(tx: Transaction, seq: int) -> bool:
+    """Tell whether a job has all the steps it may have.
+
+    They are counted when its first step is begun; after that only where what may have been added since could matter.
+    """
+    most = tx.steps.get(seq, MAX_STEPS)
+    if most >= MAX_STEPS:
+        most = tx.steps_counted(
+            seq, tx.sql.execute("SELECT count(*) FROM job_steps WHERE seq = ?", (seq,)).fetchone()[0]
+        )
+    return most >= MAX_STEPS
+
+
+def done_step(tx: Transaction, seq: int, name: str) -> tuple[str | None] | None:
+    """Return the output of a step that is done, alone in a tuple; None where it is not."""
+    row: tuple[str | None] | None = tx.sql.execute(
+        "SELECT output FROM job_steps WHERE seq = ? AND name = ? AND state = 'done'", (seq, name)
+    ).fetchone()
+    return row
+
+
+def keep_step(tx: Transaction, fence: Fence, name: str, output: str, now: int) -> None:
+    """Record a step that was begun and done in one go."""
+    tx.sql.execute(
+        """INSERT OR REPLACE INTO job_steps (seq, name, epoch, state, output, started_at, ended_at)
+           VALUES (?, ?, ?, 'done', ?, ?, ?)""",
+        (fence.seq, name, fence.epoch, output, now, now),
+    )
+    tx.step_added(fence.seq)
 
 
 def end_step(tx: Transaction, change: EndStep) -> bool:
@@ -64,6 +97,8 @@ def end_step(tx: Transaction, change: EndStep) -> bool:
         kind, queue, _ = job
         data = {"queue": queue, "kind": kind, "step": change.name, "cost": change.cost}
         tx.tell([("job.step", change.fence.id, data)], change.now)
+    if ended and change.charge is not None:
+        spend(tx, change.charge)
     return bool(ended)
 
 
@@ -79,28 +114,31 @@ def send_signal(tx: Transaction, change: SendSignal) -> SignalSent | None:
     ).fetchone()[0]
     if job.status in ENDED or held >= MAX_SIGNALS:
         return SignalSent(job.status, kept=False)
+    return keep_signal(tx, job, change.name, change.payload, change.now)
+
+
+def keep_signal(tx: Transaction, job: Facts, name: str, payload: str, now: int) -> SignalSent:
+    """Keep a signal for a job that has not ended, and wake it where it waits for this one."""
     tx.sql.execute(
         """INSERT INTO job_signals (target, name, n, payload, at)
            SELECT ?1, ?2, coalesce(max(n), 0) + 1, ?3, ?4 FROM job_signals WHERE target = ?1 AND name = ?2""",
-        (job.seq, change.name, change.payload, change.now),
+        (job.seq, name, payload, now),
     )
-    tx.tell([("job.signalled", job.id, {**job.about, "signal": change.name})], change.now)
+    tx.tell([("job.signalled", job.id, {**job.about, "signal": name})], now)
     if job.status != "waiting" or job.reason != "signal":
         return SignalSent(job.status, kept=True)
     (waits,) = tx.sql.execute("SELECT waits FROM jobs WHERE seq = ?", (job.seq,)).fetchone()
-    if waits != change.name:
+    if waits != name:
         return SignalSent(job.status, kept=True)
-    wake(tx, [job], change.now)
+    wake(tx, [job], now)
     return SignalSent("pending", kept=True)
 
 
 def take_signal(tx: Transaction, change: TakeSignal) -> SignalTaken | None:
     if owned(tx, change.fence) is None:
         return None
-    seq, epoch, now = change.fence.seq, change.fence.epoch, change.now
-    known = tx.sql.execute(
-        "SELECT output FROM job_steps WHERE seq = ? AND name = ? AND state = 'done'", (seq, change.step)
-    ).fetchone()
+    seq, now = change.fence.seq, change.now
+    known = done_step(tx, seq, change.step)
     if known is not None:
         return SignalTaken(known[0])
     oldest = tx.sql.execute(
@@ -114,9 +152,5 @@ def take_signal(tx: Transaction, change: TakeSignal) -> SignalTaken | None:
         "UPDATE job_signals SET consumed_at = ? WHERE target = ? AND name = ? AND n = ?",
         (now, seq, change.name, oldest[0]),
     )
-    tx.sql.execute(
-        """INSERT OR REPLACE INTO job_steps (seq, name, epoch, state, output, started_at, ended_at)
-           VALUES (?, ?, ?, 'done', ?, ?, ?)""",
-        (seq, change.step, epoch, oldest[1], now, now),
-    )
+    keep_step(tx, change.fence, change.step, oldest[1], now)
     return SignalTaken(oldest[1])

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from runtime import log
 from runtime.errors import StoreCorrupt, StoreError
 from runtime.store import port
-from runtime.store.sqlite import graph, queries, sidecar, views
+from runtime.store.sqlite import approvals, graph, personas, queries, sidecar, spending, talks, views
 from runtime.store.sqlite.connection import Connection, Durability, wanted_pragmas
 from runtime.store.sqlite.migrate import check_ours, migrate
 from runtime.store.sqlite.transaction import Transaction, last_number
@@ -164,6 +164,31 @@ class SqliteStore:
 
     async def messages(self, agent: str, conversation: str, *, limit: int = 100) -> tuple[str, ...]:
         return await self._read(queries.messages, agent, conversation, limit)
+
+    async def journal(
+        self, agent: str, conversation: str, *, after: int = 0, limit: int = 1000
+    ) -> tuple[port.MessageRow, ...]:
+        return await self._read(talks.journal, agent, conversation, after, limit)
+
+    async def approvals(
+        self, *, status: str | None = None, agent: str | None = None, job: str | None = None, limit: int = 100
+    ) -> tuple[port.ApprovalRow, ...]:
+        return await self._read(approvals.approvals, status, agent, job, limit)
+
+    async def approval(self, approval_id: str) -> port.ApprovalRow | None:
+        return await self._read(approvals.approval, approval_id)
+
+    async def grants(self, agent: str | None = None) -> tuple[port.GrantRow, ...]:
+        return await self._read(approvals.grants, agent)
+
+    async def spent(self, agent: str, *, since: str = "") -> tuple[port.Charge, ...]:
+        return await self._read(spending.spent, agent, since)
+
+    async def personas(self) -> tuple[port.PersonaRow, ...]:
+        return await self._read(personas.personas)
+
+    async def notes(self, agent: str, *, words: tuple[str, ...] = (), limit: int = 20) -> tuple[port.NoteRow, ...]:
+        return await self._read(personas.notes, agent, words, limit)
 
     async def events(
         self, *, after: int, types: tuple[str, ...] = (), subject: str | None = None, limit: int = 1000

@@ -14,6 +14,9 @@ from schemas.jobs import Lane, Status
 EventRow: TypeAlias = tuple[int, str, str, dict[str, Any]]
 """An event before it has its offset: (at, type, subject, data)."""
 
+KNOWN_JOBS: Final = 1_000
+"""Of so many jobs it is remembered how many steps they have; then it is counted anew."""
+
 MAX_EVENTS_A_ROW: Final = 1_000
 """A transaction with more events than this keeps them in several rows, so that reading a few of them stays cheap."""
 
@@ -63,6 +66,8 @@ class Transaction:
     """One open transaction on the writer's thread. Numbers are handed out here, since there is only one writer.
 
     edges: whether there may be any edge in the store. While there is none, nobody who ends a job looks for one.
+    steps: how many steps a job has at most, by its number, of those jobs whose steps were counted. What is rolled back
+    makes it too high and never too low.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -72,6 +77,7 @@ class Transaction:
         self.next_seq = last_number(connection) + 1
         self.next_offset = last_offset(connection) + 1
         self.edges = bool(connection.execute("SELECT 1 FROM job_deps LIMIT 1").fetchall())
+        self.steps: dict[int, int] = {}
 
     def begin(self) -> None:
         """Start anew after a commit."""
@@ -93,6 +99,18 @@ class Transaction:
         first = self.next_seq
         self.next_seq += count
         return first
+
+    def steps_counted(self, seq: int, count: int) -> int:
+        """Remember that a job has so many steps; return how many."""
+        if len(self.steps) >= KNOWN_JOBS:
+            self.steps.clear()
+        self.steps[seq] = count
+        return count
+
+    def step_added(self, seq: int) -> None:
+        """Remember that a job may have one step more."""
+        if seq in self.steps:
+            self.steps[seq] += 1
 
     def tell(self, rows: Iterable[tuple[str, str, dict[str, Any]]], now: int) -> None:
         """Have events (type, subject, data) kept with the transaction and told after it."""

@@ -1,0 +1,432 @@
+"""One turn of an agent: ask the model, run the tools it calls, tell it what came of them, until it answers.
+
+Each call is a step on record (`actors.ledger`), so a turn that was cut off runs again from its top without making a
+finished call twice. A turn only reads and reports; what it came to is committed by its agent.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import anyio
+
+from actors.budget import Budget, price_of
+from actors.calls import Calls, Parked
+from actors.company import Company
+from actors.ledger import Ledger
+from actors.output import Output
+from actors.prompt import SUMMARISE, Prompt, repaired
+from actors.together import Together
+from runtime import log
+from runtime.errors import LlmContext, LlmCut, LlmError, LlmTimeout, problem
+from runtime.llm.guarded import Guarded
+from runtime.llm.provider import estimate_usage
+from runtime.llm.tokens import TokenMeter
+from runtime.outcomes import Suspended
+from runtime.stateful import AgentState
+from runtime.store import port
+from runtime.tools.tool import Toolbox, wire_name
+from schemas.agents import STEER_TAG, Answered, Chain, Say
+from schemas.chat import (
+    ChatMessage,
+    ChatRequest,
+    ReasoningPart,
+    StopPart,
+    TextPart,
+    ToolCall,
+    ToolCallPart,
+    Usage,
+    UsagePart,
+)
+from schemas.config import AgentSettings
+from schemas.jobs import Claimed
+
+ASK: Final = "agents.ask"
+ANSWER_ROOM: Final = 512
+"""Tokens kept free for an answer where a prompt is cut to `context_tokens` and the agent names no `max_tokens`."""
+
+Tell = Callable[[str, dict[str, Any]], None]
+
+logger = log.get(__name__)
+
+
+class Drained(Exception):
+    """The daemon stops, and the turn stands at a step's boundary: it goes on after the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a model said, as it is on record."""
+
+    text: str
+    calls: tuple[ToolCall, ...]
+    usage: Usage
+    stop: str
+
+    @property
+    def message(self) -> ChatMessage:
+        return ChatMessage(role="assistant", content=self.text, tool_calls=self.calls)
+
+
+@dataclass(slots=True)
+class Result:
+    """What a turn came to: the messages that are added to its conversation, and the answer; *changes* are committed
+    with them.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    answered: Answered
+    changes: tuple[port.Change, ...] = ()
+
+
+@dataclass(slots=True)
+class Scene:
+    """What a turn is given by its agent."""
+
+    house: Company
+    agent: str
+    settings: AgentSettings
+    state: AgentState
+    job: Claimed
+    said: Say
+    chain: Chain
+    toolbox: Toolbox
+    output: Output | None
+    tell: Tell
+    changes: list[port.Change] = field(default_factory=list)
+
+
+class Turn:
+    """One attempt at a turn. `run` raises what ends the attempt; what was done by then is on record, and `so_far`
+    has the messages of it.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        settings, house = scene.settings, scene.house
+        assert settings.llm is not None
+        self.provider = house.models.get(settings.llm.provider)
+        self.meter = self.provider.meter if isinstance(self.provider, Guarded) else TokenMeter()
+        self.ledger = Ledger(scene.job, house.store, house.clock)
+        price = price_of(house.models.prices(settings.llm.provider), settings.llm.model)
+        self.budget = Budget(scene.agent, settings, price, scene.chain, house.clock)
+        self.calls = Calls(scene, self.ledger, self.budget)
+        Together(scene, self.calls)
+        self.prompt: Prompt
+        self._specs = tuple(tool.spec for tool in scene.toolbox.tools.values())
+        self._lost_text = ""
+
+    async def run(self) -> Result:
+        """Take the turn to its end."""
+        await self.ledger.load()
+        await self._begin()
+        number = 0
+        while True:
+            await self._absorb(f"steer/{number}")
+            said = await self._ask_model(number)
+            self.prompt.said.append(said.message)
+            if said.calls:
+                self.prompt.said += await self._run_tools(number, said.calls)
+            elif not await self._absorb(f"steer/{number}.end"):
+                return await self._ended(said, number)
+            number += 1
+
+    @property
+    def so_far(self) -> tuple[ChatMessage, ...]:
+        """The messages of what was done, each call with a result."""
+        if not hasattr(self, "prompt"):
+            return ()
+        said = list(self.prompt.said)
+        if self._lost_text:
+            said.append(ChatMessage(role="assistant", content=self._lost_text + " [interrupted]"))
+        return repaired(said)[0]
+
+    # -- before and after --------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        scene = self.scene
+        history, summary = await self._history()
+        line, mended = repaired(history)
+        if mended:
+            logger.warning(
+                "conversation_repaired", agent=scene.agent, conversation=scene.said.conversation, mended=mended
+            )
+            about = json.dumps({"conversation": scene.said.conversation, "mended": mended})
+            scene.changes.append(
+                port.AppendEvents((("agent.repaired", f"agent:{scene.agent}", about),), scene.house.clock.now())
+            )
+        self.prompt = Prompt(scene.settings, scene.state, line, summary)
+        self.prompt.said.append(ChatMessage(role="user", content=self._heard()))
+        self.calls.held.update(self._traits(line))
+
+    def _heard(self) -> str:
+        """Return what was said to the agent. Words of another agent are data, and say whose they are."""
+        said, path = self.scene.said, self.scene.chain.path
+        return f"[message from the agent {path[-1]}]\n{said.text}" if path else said.text
+
+    def _traits(self, line: Sequence[ChatMessage]) -> set[str]:
+        """Return what earlier calls have brought into this conversation."""
+        tools = self.scene.toolbox.tools
+        names = {message.name for message in line if message.role == "tool" and message.name is not None}
+        found: set[str] = set()
+        for name in names & tools.keys():
+            found |= tools[name].traits
+        return found | brought_by(self.scene.chain)
+
+    async def _history(self) -> tuple[list[ChatMessage], str]:
+        """Return the messages that are sent along, and a summary of those before them."""
+        scene = self.scene
+        settings, store, talk = scene.settings, scene.house.store, scene.said.conversation
+        if settings.context == "recent":
+            kept = await store.messages(scene.agent, talk, limit=settings.context_messages)
+            return [ChatMessage.model_validate_json(body) for body in kept], ""
+        name = f"summary/{scene.agent}/{talk}"
+        found = json.loads(await store.setting(name) or "{}")
+        upto, text = int(found.get("upto", 0)), str(found.get("text", ""))
+        rows = await store.journal(scene.agent, talk, after=upto, limit=1000)
+        messages = [ChatMessage.model_validate_json(row.body) for row in rows]
+        if len(rows) > settings.context_messages:
+            keep = max(1, settings.context_messages // 2)
+            self.prompt = Prompt(settings, scene.state, repaired(messages[:-keep])[0], text)
+            text = (await self._call("model/summary", self.prompt.request(more=(user(SUMMARISE),)), quiet=True)).text
+            upto, messages = rows[-keep - 1].n, messages[-keep:]
+            scene.changes.append(port.PutSetting(name, json.dumps({"upto": upto, "text": text})))
+        return messages, text
+
+    async def _ended(self, said: Said, number: int) -> Result:
+        scene = self.scene
+        assert scene.settings.llm is not None
+        output = None
+        if scene.output is not None:
+            said, output = await self._fitting(said, number)
+        spent = self.budget.spent
+        usage = Usage(
+            input_tokens=spent.input_tokens, output_tokens=spent.output_tokens, estimated=said.usage.estimated
+        )
+        answered = Answered(
+            text=said.text,
+            conversation=scene.said.conversation,
+            usage=usage,
+            model=scene.settings.llm.model,
+            calls=spent.calls,
+            tools=self.calls.made,
+            cost=spent.cost,
+            output=output,
+        )
+        return Result(self.so_far, answered, tuple(scene.changes))
+
+    # -- what was said meanwhile ---------------------------------------------------------------------------------------
+
+    async def _absorb(self, step: str) -> bool:
+        """Take in what was said to steer this turn; return whether there was something."""
+        scene, ledger = self.scene, self.ledger
+        if step not in ledger.done:
+            if not scene.house.counts.get(scene.job.queue, {}).get("pending"):
+                return False
+            change = port.AbsorbJobs(
+                scene.job,
+                step,
+                scene.job.queue,
+                scene.said.conversation,
+                STEER_TAG,
+                problem("job.cancelled", "another run has taken it in", data={"into": scene.job.id}).model_dump_json(),
+                scene.house.clock.now(),
+            )
+            ledger.done[step] = json.loads(await ledger.absorb(change))
+        words = [args["message"]["text"] for _, args in ledger.done[step]]
+        self.prompt.said += [user(text) for text in words]
+        for text in words:
+            scene.tell("steer", {"text": text})
+        return bool(words)
+
+    # -- the model -----------------------------------------------------------------------------------------------------
+
+    async def _ask_model(self, number: int) -> Said:
+        output = self.scene.output
+        schema = output.schema if output is not None and not self._specs else None
+        return await self._call(f"model/{number}", self.prompt.request(self._specs, schema=schema))
+
+    async def _fitting(self, said: Said, number: int) -> tuple[Said, Any]:
+        """Return the answer in the shape it has to have, by whatever way this model can be held to it.
+
+        Its first answer may fit already. Else it is asked for the shape alone: by the provider's own means, then by a
+        tool it has to call, then by words; what does not fit is given back to it twice at most. Raises OutputInvalid.
+        """
+        output = self.scene.output
+        assert output is not None
+        talk: list[ChatMessage] = []  # not a part of the conversation: only its end is
+        for n, way in enumerate(output.ways(said.text)):
+            if way is None:
+                self.prompt.said[-1] = said.message
+                return said, output.value
+            asked = (*talk, user(way.words))
+            request = self.prompt.request(way.tools, tool_choice=way.choice, schema=way.schema, more=asked)
+            try:
+                found = await self._call(f"model/{number}.{n}", request, quiet=True)
+            except LlmError as error:
+                if not output.refused(way, error):
+                    raise
+                continue
+            said = Said(way.text_of(found.text, found.calls), (), found.usage, found.stop)
+            talk = [*asked, said.message]
+            output.offer(said.text)
+        raise output.misfit()
+
+    async def _call(self, step: str, request: ChatRequest, *, quiet: bool = False) -> Said:
+        """Make a call of the model, or return what is on record of it. What does not fit its window is cut, then."""
+        ledger = self.ledger
+        if step in ledger.done:
+            return self._known(ledger.done[step])
+        if self.scene.house.draining:
+            raise Drained
+        request = self._cut(request)
+        tokens = self.meter.estimate(request)
+        if step in ledger.started:
+            self.budget.lost(tokens)
+        while True:
+            charge = self.budget.reserve(tokens)
+            await ledger.begin(step, charge=charge)
+            try:
+                return await self._paid(step, request, charge, quiet=quiet)
+            except LlmContext:
+                if quiet or not self.prompt.halve():
+                    raise
+                logger.info("context_cut", agent=self.scene.agent, run=self.scene.job.id)
+                request = self.prompt.request(request.tools, schema=request.response_schema)
+                tokens = self.meter.estimate(request)
+
+    def _cut(self, request: ChatRequest) -> ChatRequest:
+        settings = self.scene.settings
+        if settings.context_tokens is None:
+            return request
+        room = settings.context_tokens - (request.max_tokens or ANSWER_ROOM)
+        fitted = self.meter.fit(request.model, request.messages, max(1, room), request.tools)
+        return request.model_copy(update={"messages": fitted.kept}) if fitted.dropped else request
+
+    async def _paid(self, step: str, request: ChatRequest, charge: port.Charge, *, quiet: bool) -> Said:
+        """Call the provider, and put on record what came and what it cost, or that nothing did."""
+        heard = Heard(self.scene.tell, quiet=quiet)
+        try:
+            async with self.provider.stream(request) as parts:
+                await heard.all_of(parts, self.scene.settings.idle_timeout / 1000)
+        except BaseException as error:
+            self._lost_text = "" if quiet else "".join(heard.text)
+            used = estimate_usage(request, heard.whole) if heard.text else None
+            back = self.budget.release(charge) if used is None else self.budget.settle(charge, used)[0]
+            await self.ledger.fail(step, error, charge=back)
+            raise
+        if not heard.stopped:
+            cut_off = LlmCut("the answer has no end", partial=heard.whole)
+            used = estimate_usage(request, heard.whole)
+            await self.ledger.fail(step, cut_off, charge=self.budget.settle(charge, used)[0])
+            raise cut_off
+        usage = heard.usage or estimate_usage(request, heard.whole)
+        paid = Usage() if heard.cached else usage
+        difference, cost = self.budget.settle(charge, paid)
+        output = {
+            "text": heard.whole,
+            "calls": [call.model_dump() for call in heard.calls],
+            "usage": paid.model_dump(),
+            "stop": heard.stopped,
+            "model": request.model,
+            "cost": cost,
+            "cached": heard.cached,
+        }
+        await self.ledger.end(step, output, cost=cost / 1_000_000, charge=difference)
+        return Said(heard.whole, tuple(heard.calls), usage, heard.stopped)
+
+    def _known(self, output: dict[str, Any]) -> Said:
+        usage = Usage.model_validate(output["usage"])
+        self.budget.count(usage, output["cost"])
+        calls = tuple(ToolCall.model_validate(call) for call in output["calls"])
+        return Said(output["text"], calls, usage, output["stop"])
+
+    # -- the tools -----------------------------------------------------------------------------------------------------
+
+    async def _run_tools(self, number: int, calls: tuple[ToolCall, ...]) -> list[ChatMessage]:
+        """Make the calls side by side. Where one waits for a person or another agent, the attempt is given back once
+        the others have ended, and the turn goes on from the record when there is an answer.
+        """
+        if self.scene.house.draining and not self.calls.recorded(number, len(calls)):
+            raise Drained
+        found: dict[int, ChatMessage | Parked] = {}
+        ending: list[BaseException] = []
+        share = self._share(calls)
+
+        async def one(m: int, call: ToolCall) -> None:
+            try:
+                found[m] = await self.calls.make(number, m, call, share)
+            except (Exception, Suspended) as error:  # noqa: BLE001  # the others come to their end: what they do is paid for
+                ending.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for m, call in enumerate(calls):
+                tasks.start_soon(one, m, call)
+        if ending:
+            raise ending[0]
+        parked = [each for each in found.values() if isinstance(each, Parked)]
+        if parked:
+            raise self._wait_for(parked)
+        return [each for m in range(len(calls)) if isinstance(each := found[m], ChatMessage)]
+
+    def _share(self, calls: tuple[ToolCall, ...]) -> int:
+        """Return among how many what is left of the budget is divided: those who are asked side by side."""
+        return max(1, sum(call.name in (ASK, wire_name(ASK)) for call in calls))
+
+    def _wait_for(self, parked: Sequence[Parked]) -> Suspended:
+        """Return what gives the attempt back: people are waited for first, one after another, then parts of the run."""
+        for each in parked:
+            if each.signal is not None:
+                return Suspended(waits=each.signal, wait_until=each.until)
+        until = [each.until for each in parked if each.until is not None]
+        return Suspended(waits="", wait_until=min(until, default=None))
+
+
+class Heard:
+    """What has come of an answer so far."""
+
+    def __init__(self, tell: Tell, *, quiet: bool) -> None:
+        self.text: list[str] = []
+        self.calls: list[ToolCall] = []
+        self.usage: Usage | None = None
+        self.cached = False
+        self.stopped = ""
+        self._tell: Tell = (lambda kind, data: None) if quiet else tell
+
+    @property
+    def whole(self) -> str:
+        return "".join(self.text)
+
+    async def all_of(self, parts: Any, idle: float) -> None:
+        """Hear every part. Raises LlmTimeout after *idle* seconds without one."""
+        # One scope whose end moves on: a new one for each part would cost as much as all the rest.
+        with anyio.CancelScope(deadline=anyio.current_time() + idle) as scope:
+            async for part in parts:
+                self.hear(part)
+                scope.deadline = anyio.current_time() + idle
+        if scope.cancelled_caught:
+            raise LlmTimeout(f"the model was silent for {idle:g} s", which="idle")
+
+    def hear(self, part: Any) -> None:
+        match part:
+            case TextPart():
+                self.text.append(part.text)
+                self._tell("token", {"text": part.text})
+            case ReasoningPart():
+                self._tell("reasoning", {"text": part.text})
+            case ToolCallPart():
+                self.calls.append(part.call)
+            case UsagePart():
+                self.usage, self.cached = part.usage, part.cached
+            case StopPart():
+                self.stopped = part.reason
+
+
+def brought_by(chain: Chain) -> set[str]:
+    """Return what a word brings into a run: that of another agent is untrusted, and brings what its sender held."""
+    return {*chain.traits, "untrusted"} if chain.path else set()
+
+
+def user(text: str) -> ChatMessage:
+    return ChatMessage(role="user", content=text)
