@@ -80,7 +80,7 @@ class _Reader:
             self._head = False
         if name in HIDDEN:
             self._hidden += not alone
-        elif name in BREAKS:
+        elif name in BREAKS and not self._hidden:
             self.said.append("\n")
 
     def _close(self, name: str) -> None:
@@ -88,7 +88,7 @@ class _Reader:
             self._head = False
         elif name in HIDDEN:
             self._hidden = max(0, self._hidden - 1)
-        elif name in BREAKS:
+        elif name in BREAKS and not self._hidden:
             self.said.append("\n")
 
 

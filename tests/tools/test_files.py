@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import random
 import socket
 import threading
 from pathlib import Path
@@ -346,14 +347,17 @@ async def test_a_parent_that_is_swapped_meanwhile_leads_nowhere(ctx: ToolContext
             move(workdir / "link", workdir / "door")
             move(workdir / "door", workdir / "link")
             move(workdir / "inside", workdir / "door")
+            over.wait(random.random() / 1000)  # out of step with the calls, so that they meet both
 
     thread = threading.Thread(target=swap)
     thread.start()
-    refused = 0
+    served = refused = number = 0
     try:
-        for number in range(300):
+        while number < 300 or not served or not refused:
+            number += 1
             try:
                 assert files.read(workdir, {"path": "door/secret"}) == "mine"
+                served += 1
                 files.write(workdir, {"path": f"door/new{number % 5}", "text": "x"})
                 assert "nobody" not in searching.search(workdir, {"words": "nobody"})
             except (ToolError, OSError):
@@ -361,9 +365,35 @@ async def test_a_parent_that_is_swapped_meanwhile_leads_nowhere(ctx: ToolContext
     finally:
         over.set()
         thread.join()
-    assert refused < 300
     assert below(outside) == {"secret"}
     assert not [name for name in below(workdir) if name.endswith(".new")]
+
+
+@pytest.mark.parametrize("moment", range(3))
+async def test_a_swap_between_two_steps_leads_nowhere(
+    moment: int, ctx: ToolContext, workdir: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder, the parent or the file becomes a link to the outside just before it is opened."""
+    (workdir / "a/b").mkdir(parents=True)
+    (workdir / "a/b/secret").write_text("mine")
+    (outside / "b").mkdir()
+    (outside / "b/secret").write_text(SECRET)
+    real, step = os.open, ("a", "b", "secret")[moment]
+
+    def swapped(path: Any, *more: Any, **named: Any) -> int:
+        if path == step:
+            monkeypatch.undo()
+            what = workdir / "/".join(("a", "b", "secret")[: moment + 1])
+            what.rename(workdir / "old")
+            what.symlink_to((outside, outside / "b", outside / "secret")[moment])
+        return real(path, *more, **named)
+
+    monkeypatch.setattr(os, "open", swapped)
+    with pytest.raises(ToolError, match="is a link"):
+        files.read(workdir, {"path": "a/b/secret"})
+    with pytest.raises(ToolError, match=r"is a link|no ordinary file"):
+        files.write(workdir, {"path": "a/b/secret", "text": "x"})
+    assert (outside / "secret").read_text() == (outside / "b/secret").read_text() == SECRET
 
 
 async def test_what_is_no_ordinary_file_is_refused(ctx: ToolContext, workdir: Path) -> None:
