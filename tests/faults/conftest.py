@@ -83,6 +83,7 @@ run = "tracing:patient"
 [schedules.often]
 cron = "* * * * *"
 kind = "echo"
+queue = "ticks"
 catchup = "all"
 overlap = "allow"
 """
