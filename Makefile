@@ -26,7 +26,7 @@ up: env ## start the daemon in the foreground (Ctrl-C stops it)
 	@$(BIN)/understudy up
 
 test: env check ## check, then every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: env ## lint, types, layers
 	$(BIN)/ruff format --check --quiet .

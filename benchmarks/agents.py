@@ -4,6 +4,7 @@ The provider and the clients are processes of their own. Each word is the time a
 no second look; the same clients read straight from the provider for comparison.
 """
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
-import httpx
 import psutil
 
 from benchmarks.daemon import daemon, home
@@ -74,53 +73,86 @@ def say(wire: Wire, agent: str) -> str:
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 
+class Speaker(asyncio.Protocol):
+    """A provider's side of one connection: *words* times, one each 10 ms, counted from when the question is here."""
+
+    def __init__(self, words: int) -> None:
+        self.words, self.asked = words, b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.asked += data
+        head, end, body = self.asked.partition(b"\r\n\r\n")
+        if end and len(body) >= int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]):
+            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+            self.say(self.words, asyncio.get_running_loop().time())
+
+    def say(self, left: int, due: float) -> None:
+        if left == 0:
+            self.transport.write(b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n')
+            self.transport.close()
+            return
+        if left < self.words:
+            self.transport.write(b'data: {"choices":[{"delta":{"content":"%.6f "}}]}\n\n' % time.time())
+        asyncio.get_running_loop().call_at(due + EVERY, self.say, left - 1, due + EVERY)
+
+
 async def provide(words: int) -> None:
-    """Be a provider: every answer is *words* times, one each 10 ms."""
+    """Be a provider of *words* a stream, one each 10 ms."""
+    server = await asyncio.get_running_loop().create_server(lambda: Speaker(words + 1), "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
 
-    async def answer(stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            asked = b""
-            while b"\r\n\r\n" not in asked:
-                asked += await stream.receive()
-            head, _, body = asked.partition(b"\r\n\r\n")
-            left = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]) - len(body)
-            while left > 0:  # what is not read would reset the connection when it is closed
-                left -= len(await stream.receive())
-            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
-            due = anyio.current_time()
-            for _ in range(words):
-                due += EVERY
-                await anyio.sleep_until(due)
-                chunk = {"choices": [{"delta": {"content": f"{time.time():.6f} "}}]}
-                await stream.send(b"data: " + json.dumps(chunk).encode() + b"\n\n")
-            await stream.send(b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n')
 
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-        print(listener.extra(anyio.abc.SocketAttribute.local_port), flush=True)
-        await listener.serve(answer)
+class Listener(asyncio.Protocol):
+    """One client, as light as can be: what it takes for itself would be counted as the daemon's. An event is never cut
+    in two by the framing of HTTP, so its lines need no parser; the words are counted at the end.
+    """
+
+    def __init__(self, request: bytes, delays: list[float]) -> None:
+        self.request, self.delays = request, delays
+        self.heard: list[float] = []
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.rest = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        now = time.time()
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data: {") and (text := words_of(json.loads(line[6:]))):
+                self.heard.extend((now - float(word)) * 1000 for word in text.split())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.delays.extend(self.heard[BEGINNING:])
+        self.over.set_result(None)
 
 
 async def listen(place: str, streams: int) -> None:
-    """Be so many clients of *place* (an address, or a socket's path), and print the delays in milliseconds."""
+    """Be so many clients of *place* (a port of this machine, or a socket's path); print the delays in milliseconds."""
     delays: list[float] = []
-    straight = place.startswith("http")
-    transport = None if straight else httpx.AsyncHTTPTransport(uds=place, limits=httpx.Limits(max_connections=None))
-    url = place if straight else "http://daemon/v1/agents/speaker/ask"
+    loop = asyncio.get_running_loop()
+    straight = place.isdecimal()
 
-    async def one(client: httpx.AsyncClient, n: int) -> None:
-        body = {"model": "m", "messages": []} if straight else {"text": "speak", "conversation": f"c{n}"}
-        headers = {"Accept": "text/event-stream"}
-        heard: list[float] = []
-        async with client.stream("POST", url, json=body, headers=headers) as answer:
-            async for line in answer.aiter_lines():
-                now = time.time()
-                if line.startswith("data: {") and (text := words_of(json.loads(line[6:]))):
-                    heard.extend((now - float(word)) * 1000 for word in text.split())
-        delays.extend(heard[BEGINNING:])
+    async def one(n: int) -> None:
+        path = "/v1/chat/completions" if straight else "/v1/agents/speaker/ask"
+        body = b'{"model":"m","messages":[]}' if straight else b'{"text":"speak","conversation":"c%d"}' % n
+        head = "POST {} HTTP/1.1\r\nHost: daemon\r\nAccept: text/event-stream\r\nContent-Type: application/json\r\n"
+        head += "Connection: close\r\nContent-Length: {}\r\n\r\n"
+        client = Listener(head.format(path, len(body)).encode() + body, delays)
+        if straight:
+            await loop.create_connection(lambda: client, "127.0.0.1", int(place))
+        else:
+            await loop.create_unix_connection(lambda: client, place)
+        await client.over
 
-    async with httpx.AsyncClient(transport=transport, timeout=60) as client, anyio.create_task_group() as tasks:
-        for n in range(streams):
-            tasks.start_soon(one, client, n)
+    await asyncio.gather(*(one(n) for n in range(streams)))
     print(json.dumps(delays))
 
 
@@ -155,7 +187,7 @@ def added_delay(streams: int, words: int) -> float:
     with process("provide", str(words)) as provider, home() as folder:
         assert provider.stdout is not None
         port = int(provider.stdout.readline())
-        straight = delays_of(f"http://127.0.0.1:{port}/v1/chat/completions", streams, words)
+        straight = delays_of(str(port), streams, words)
         (folder / "config.toml").write_text(STREAMING.format(port=port), encoding="utf-8")
         with daemon(folder):
             through = delays_of(str(folder / "home" / "control.sock"), streams, words)
@@ -174,6 +206,6 @@ def measure(quick: bool) -> list[Row]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "provide":
-        anyio.run(provide, int(sys.argv[2]))
+        asyncio.run(provide(int(sys.argv[2])))
     else:
-        anyio.run(listen, sys.argv[2], int(sys.argv[3]))
+        asyncio.run(listen(sys.argv[2], int(sys.argv[3])))
