@@ -483,10 +483,12 @@ async def test_a_session_that_ran_out_is_opened_anew(run: Run, web: Callable[[],
     async with run(web()) as s:
         await s.up()
         os.kill(s.pids[0], signal.SIGKILL)
-        await anyio.to_thread.run_sync(web)  # another, which does not know our session; we have not noticed
-        with pytest.raises(ToolError):
-            await s.call("add", a=1, b=1)
-        await s.until(lambda: s.seat.trouble)
+        await anyio.to_thread.run_sync(web)  # another, which does not know our session
+        try:
+            assert await s.call("add", a=1, b=1) == ToolResult("2")  # on a slow machine its end was noticed before
+        except McpUnavailable as error:
+            assert "nothing was done" in str(error)
+            await s.until(lambda: s.seat.trouble)
         await s.up()
         assert await s.call("add", a=1, b=1) == ToolResult("2")
         assert s.crashes == 0
