@@ -4,7 +4,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import anyio
@@ -26,6 +26,9 @@ from runtime.tools.mcp_link import (
     plain,
 )
 
+SESSION: Final = "mcp-session-id"
+"""The header of a session of the older age. Answered with 404, the session is over and nothing was done."""
+
 
 @asynccontextmanager
 async def over_http(url: str, headers: Mapping[str, str], *, changed: Notify, silence: float) -> AsyncIterator[Link]:
@@ -36,9 +39,12 @@ async def over_http(url: str, headers: Mapping[str, str], *, changed: Notify, si
     """
     place = urlsplit(url).netloc.rpartition("@")[2]
     statuses = deque[int](maxlen=1)
+    link: Link | None = None
 
     async def bound(response: httpx2.Response) -> None:
         statuses.append(response.status_code)
+        if response.status_code == 404 and SESSION in response.request.headers and link is not None:
+            link.run_out()  # whatever words its body has for it
         if response.headers.get("content-encoding", "identity") != "identity":
             raise httpx2.RemoteProtocolError("the answer is compressed, which was not asked for")
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
@@ -67,7 +73,10 @@ async def over_http(url: str, headers: Mapping[str, str], *, changed: Notify, si
                 finally:
                     tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise _told(plain(group), place, statuses) from None
+        error = plain(group)
+        if link is not None and link.gone.is_set() and isinstance(error, Exception):
+            error = link.error  # it was known before, and what followed are its echoes
+        raise _told(error, place, statuses) from None
     except (MCPError, httpx2.HTTPError) as error:
         raise _told(error, place, statuses) from error
 

@@ -43,6 +43,7 @@ class Link:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._forgotten = False
         self.gone = anyio.Event()
         self.error: Exception = McpEnded("its session ended")
 
@@ -51,6 +52,11 @@ class Link:
         if not self.gone.is_set():
             self.error = error
             self.gone.set()
+
+    def run_out(self) -> None:
+        """Know that the server has forgotten the session, and does nothing that is asked in it."""
+        self._forgotten = True
+        self.lose(McpUnavailable("its session ran out; a new one is opened", retry_after=1.0))
 
     async def tools(self) -> list[Listed]:
         """Return all that the server lists now. Raises McpUnavailable where the session is over, ToolError for what is
@@ -103,8 +109,7 @@ class Link:
     def _refused(self, error: MCPError, within: float) -> ToolResult:
         if error.code == types.REQUEST_TIMEOUT:
             raise ToolTimeout(f"the tool did not answer within {within:g} s; its server was told to stop") from error
-        if error.code == types.INVALID_REQUEST and error.message == "Session terminated":
-            self.lose(McpUnavailable("its session ran out; a new one is opened", retry_after=1.0))
+        if self._forgotten:
             raise McpUnavailable("the session with the server ran out; nothing was done", retry_after=1.0) from error
         if error.code == types.CONNECTION_CLOSED:
             raise ToolError("the server went away during the call; whether it took effect is unknown") from error
