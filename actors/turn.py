@@ -383,6 +383,10 @@ class Turn:
         return Suspended(waits="", wait_until=min(until, default=None))
 
 
+GRAIN: Final = 0.1
+"""By how many seconds more than the idle time a model may be silent."""
+
+
 class Heard:
     """What has come of an answer so far."""
 
@@ -400,11 +404,15 @@ class Heard:
 
     async def all_of(self, parts: Any, idle: float) -> None:
         """Hear every part. Raises LlmTimeout after *idle* seconds without one."""
-        # One scope whose end moves on: a new one for each part would cost as much as all the rest.
-        with anyio.CancelScope(deadline=anyio.current_time() + idle) as scope:
+        # One scope whose end moves on now and then: to move it at each part would cost as much as to hear the part.
+        moved = anyio.current_time()
+        with anyio.CancelScope(deadline=moved + idle + GRAIN) as scope:
             async for part in parts:
                 self.hear(part)
-                scope.deadline = anyio.current_time() + idle
+                now = anyio.current_time()
+                if now - moved > GRAIN:
+                    moved = now
+                    scope.deadline = now + idle + GRAIN
         if scope.cancelled_caught:
             raise LlmTimeout(f"the model was silent for {idle:g} s", which="idle")
 

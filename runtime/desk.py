@@ -21,6 +21,9 @@ from schemas.events import Event, StreamPart
 from schemas.jobs import ENDED, CancelJob, JobFilter, JobView, NewJob, SubmitJob, SubmitJobs, Submitted
 from schemas.system import ActorView, Health, HealthView, Hello, StatusView
 
+OVER: Final = frozenset(f"job.{status}" for status in ENDED)
+"""The events with which a job ends."""
+
 INTERRUPTED: Final = ("delayed", "requeued", "recovered", "lost", "waiting", "held")
 """Events of a job after which somebody who waits for its answer has to be patient."""
 
@@ -265,7 +268,7 @@ class Desk:
         look = True
         while True:
             events = subscription.take()
-            look = look or subscription.lagged or any(e.type.partition(".")[2] in ENDED for e in events)
+            look = look or subscription.lagged or any(event.type in OVER for event in events)
             subscription.lagged = False
             view = await self.house.store.job(job) if look else None
             look = False
@@ -308,13 +311,14 @@ class Conversation:
 
     def hear(self, event: Event) -> StreamPart | None:
         """Return what to tell the asker of an event of the job, if anything."""
+        if event.type == "turn.token":
+            self.said += event.data["text"]
+            return StreamPart(kind="token", data=event.data)
         kind = event.type.partition(".")[2]
         if event.type == "turn.started":
             again, self.began, self.said = self.began, True, ""
             return StreamPart(kind="restarted" if again else "started", data=event.data)
-        if event.type == "turn.token":
-            self.said += event.data["text"]
-        elif event.type == "turn.tool":
+        if event.type == "turn.tool":
             self.said = ""  # the answer is what is said after the last tool
         if event.type.startswith("turn.") or kind in INTERRUPTED:
             return StreamPart(kind="waiting" if kind in INTERRUPTED else kind, data=event.data)

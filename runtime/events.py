@@ -39,7 +39,7 @@ class Subscription:
         self._matches = matches
         self._limit = limit
         self._waiting: deque[Event] = deque()
-        self._news = anyio.Event()
+        self._news: anyio.Event | None = None
         self.lagged = False
 
     def offer(self, event: Event) -> None:
@@ -50,18 +50,19 @@ class Subscription:
             self._waiting.clear()
             self.lagged = True
         self._waiting.append(event)
-        self._news.set()
+        if self._news is not None:
+            self._news.set()
 
     def take(self) -> list[Event]:
         """Return what has come and forget it; empty when nothing has."""
         events = list(self._waiting)
         self._waiting.clear()
-        self._news = anyio.Event()
         return events
 
     async def wait(self) -> None:
         """Wait until there is something to take."""
         if not self._waiting and not self.lagged:
+            self._news = anyio.Event()
             await self._news.wait()
 
 

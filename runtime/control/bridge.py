@@ -8,11 +8,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import copy_context
 from typing import Any, Final, Generic, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 from runtime.errors import Draining, UnderstudyError
 from runtime.log import get
+from runtime.timer import LazyTimer
 
 T = TypeVar("T")
+
+PACE: Final = 0.004
+"""Seconds from one time that parts are carried over to the next; the first of a quiet moment goes at once."""
 
 BUFFER: Final = 256
 """Parts of one stream that may wait on their way; then the sender waits."""
@@ -31,6 +36,7 @@ class Bridge:
         self._calls: set[_Crossing] = set()
         self._streams: set[_Crossing] = set()
         self._live: set[_Crossing] = set()
+        self._couriers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Courier] = WeakKeyDictionary()
         self._streams_open = True
         self._calls_open = True
 
@@ -45,7 +51,7 @@ class Bridge:
         Cancelling the caller cancels it there, without waiting for it to end. Raises `Draining` if it cannot run or
         does not come to an end because that loop stops.
         """
-        crossing = _Crossing(self._actors, self._live)
+        crossing = _Crossing(self._actors, self._live, self._courier())
         self._calls.add(crossing)
         try:
             if not self._calls_open:
@@ -67,7 +73,7 @@ class Bridge:
         At most 256 parts wait on the way; then the other side is held up. Leaving, however it happens, leaves the
         context manager there, without waiting for that. Errors travel, `Draining` as in `call`.
         """
-        crossing = _Crossing(self._actors, self._live)
+        crossing = _Crossing(self._actors, self._live, self._courier())
         self._streams.add(crossing)
         try:
             if not self._streams_open:
@@ -77,6 +83,14 @@ class Bridge:
         finally:
             self._streams.discard(crossing)
             crossing.leave()
+
+    def _courier(self) -> "_Courier":
+        """Return what wakes the loop that asks."""
+        here = asyncio.get_running_loop()
+        courier = self._couriers.get(here)
+        if courier is None:
+            courier = self._couriers[here] = _Courier(self._actors, here)
+        return courier
 
     def end_streams(self) -> None:
         """End every open stream with `Draining` and open no more; calls go on. From any thread."""
@@ -100,15 +114,17 @@ class _Crossing:
     one of the two sees the other, so no wake-up is lost.
     """
 
-    def __init__(self, there: asyncio.AbstractEventLoop, live: "set[_Crossing]") -> None:
+    def __init__(self, there: asyncio.AbstractEventLoop, live: "set[_Crossing]", courier: "_Courier") -> None:
         self._here = asyncio.get_running_loop()
+        self._courier = courier
         self._there = there
         self._live = live  # a loop holds its tasks weakly; touched on the other side only
         self._task: asyncio.Task[None] | None = None
         self._left = False
         self._over = False
-        self._wake: asyncio.Future[None] | None = None
+        self._wake: asyncio.Future[bool] | None = None
         self._waking = False
+        self._silence = LazyTimer(self._silent)
         self._value: Any = None
         self._error: BaseException | None = None
         self.ended = False
@@ -133,14 +149,18 @@ class _Crossing:
         except RuntimeError:  # that loop is closed
             raise _gone() from None
 
-    async def news(self) -> None:
-        """Wait until a part has come or the end."""
+    async def news(self, within: float | None = None) -> bool:
+        """Wait until a part has come or the end; tell whether one did, within so many seconds."""
         self._wake = self._here.create_future()
         try:
-            if not self.ended and not self.parts:
-                await self._wake
+            if self.ended or self.parts:
+                return True
+            if within is not None:
+                self._silence.set(within)
+            return await self._wake
         finally:
             self._wake = None
+            self._silence.rest()
 
     def take(self) -> Any:
         """Return the oldest part and let the other side go on if it waits for room."""
@@ -148,7 +168,7 @@ class _Crossing:
         self._taken += 1
         full = self._full
         if full is not None and self._sent - self._taken <= BUFFER // 2:
-            self._post(self._there, full.set)
+            _post(self._there, full.set)
         return part
 
     def outcome(self) -> Any:
@@ -160,12 +180,13 @@ class _Crossing:
     def leave(self) -> None:
         """Cancel the work if it has not ended; nobody waits for it any more."""
         self._left = True
+        self._silence.stop()
         if not self._over:
-            self._post(self._there, self._cancel)
+            _post(self._there, self._cancel)
 
     def abandon(self) -> None:
         """Let the caller go with `Draining`, whatever the other side does. From any thread."""
-        self._post(self._here, self._finish, None, _gone())
+        _post(self._here, self._finish, None, _gone())
 
     # -- on the other side ------------------------------------------------------------------------
 
@@ -207,32 +228,64 @@ class _Crossing:
         if self._left:
             _tell_unheard(error)
         else:
-            self._post(self._here, self._finish, value, error)
+            _post(self._here, self._finish, value, error)
 
     def _tell(self) -> None:
         # One wake-up is enough for all that is sent before it arrives.
         if not self._waking:
             self._waking = True
-            self._post(self._here, self._woken)
+            self._courier.carry(self)
 
     # -- on the caller's loop again ---------------------------------------------------------------
 
-    def _woken(self) -> None:
+    def woken(self) -> None:
+        """Know that a part or the end is here."""
         self._waking = False
         if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+            self._wake.set_result(True)
+
+    def _silent(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(False)
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         if not self.ended:
             self._value, self._error, self.ended = value, error, True
-            self._woken()
+            self.woken()
 
-    @staticmethod
-    def _post(loop: asyncio.AbstractEventLoop, fn: Callable[..., None], *args: Any) -> None:
-        try:
-            loop.call_soon_threadsafe(fn, *args)
-        except RuntimeError:
-            pass  # that loop is closed: nobody is left there to be told
+
+class _Courier:
+    """Wakes the crossings of one loop for the parts that came: at once, and while there are many, all of them together
+    after a few milliseconds. Each wake-up costs both loops a turn and a fight for the interpreter's lock.
+
+    Used on the actors' loop only.
+    """
+
+    def __init__(self, actors: asyncio.AbstractEventLoop, caller: asyncio.AbstractEventLoop) -> None:
+        self._actors, self._caller = actors, caller
+        self._waiting: list[_Crossing] = []
+        self._due = 0.0
+
+    def carry(self, crossing: _Crossing) -> None:
+        """Have *crossing* woken."""
+        self._waiting.append(crossing)
+        if len(self._waiting) > 1:
+            return
+        now = self._actors.time()
+        if now >= self._due:
+            self._deliver(now)
+        else:
+            self._actors.call_at(self._due, self._deliver)
+
+    def _deliver(self, now: float | None = None) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._due = (self._actors.time() if now is None else now) + PACE
+        _post(self._caller, _wake, waiting)
+
+
+def _wake(crossings: list[_Crossing]) -> None:
+    for crossing in crossings:
+        crossing.woken()
 
 
 class Received(Generic[T]):
@@ -241,14 +294,18 @@ class Received(Generic[T]):
     def __init__(self, crossing: _Crossing) -> None:
         self._crossing = crossing
 
-    async def batch(self) -> list[T]:
-        """Wait for a part and return all that are there then, in order; none means the end."""
+    async def batch(self, within: float | None = None) -> list[T] | None:
+        """Wait for a part and return all that are there then, in order; an empty list means the end.
+
+        None where none came within so many seconds.
+        """
         crossing = self._crossing
         while not crossing.parts:
             if crossing.ended:
                 crossing.outcome()
                 return []
-            await crossing.news()
+            if not await crossing.news(within):
+                return None
         return [crossing.take() for _ in range(len(crossing.parts))]
 
     def __aiter__(self) -> Self:
@@ -262,6 +319,13 @@ class Received(Generic[T]):
                 raise StopAsyncIteration
             await crossing.news()
         return crossing.take()  # type: ignore[no-any-return]  # the crossing carries parts of any type
+
+
+def _post(loop: asyncio.AbstractEventLoop, fn: Callable[..., None], *args: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(fn, *args)
+    except RuntimeError:
+        pass  # that loop is closed: nobody is left there to be told
 
 
 def _gone() -> Draining:

@@ -5,8 +5,6 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Final, TypeAlias
 
-import anyio
-
 from runtime.control.bridge import Bridge, Received
 from runtime.control.decode import header
 from runtime.control.exchange import Exchange
@@ -79,10 +77,9 @@ class Streams:
         self, exchange: Exchange, parts: Received[StreamPart], encoding: Encoding, ending: StreamPart
     ) -> list[StreamPart]:
         try:
-            while True:
-                with anyio.move_on_after(self._ping):
-                    return await parts.batch() or [ending]
+            while (batch := await parts.batch(self._ping)) is None:
                 await exchange.send({"type": "http.response.body", "body": PING[encoding], "more_body": True})
+            return batch or [ending]
         except UnderstudyError as error:
             return [error_part(error.problem(exchange.id))]
         except Exception:  # noqa: BLE001  # told to the log in full and to the client by its id

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Final, Protocol
 
-import anyio
 import anyio.lowlevel
 import httpx
 
@@ -11,6 +10,7 @@ from runtime.clock import Clock
 from runtime.errors import LlmCut, LlmError, LlmProtocol, LlmTimeout, LlmTooLarge
 from runtime.llm.faults import quote, sign
 from runtime.llm.inflate import Inflater
+from runtime.llm.network import Wire
 from runtime.llm.provider import Deadlines
 from runtime.llm.sse import SseParser
 from schemas.chat import ChatPart
@@ -120,6 +120,7 @@ class Answer:
         started: float,
     ) -> None:
         self._raw = raw_body(response)
+        self._wire: Wire = response.extensions["network_stream"]
         self._decoder = decoder
         self._provider = provider
         self._deadlines = deadlines
@@ -172,16 +173,15 @@ class Answer:
         """Return the next bytes, None at the end; a finished answer that breaks or stalls has ended as well."""
         finished = self._decoder.reader.finished
         which, seconds = self._patience(finished=finished)
-        with anyio.move_on_after(max(0.0, seconds)):
-            try:
-                return await anext(self._raw, None)
-            except httpx.HTTPError as error:
-                if finished:
-                    return None
-                raise LlmCut(f"the connection broke: {str(error) or type(error).__name__}") from error
-        if finished:
-            return None
-        raise timed_out(which, self._deadlines)
+        self._wire.wait_at_most(max(0.0, seconds))
+        try:
+            return await anext(self._raw, None)
+        except httpx.HTTPError as error:
+            if finished:
+                return None
+            if isinstance(error, httpx.ReadTimeout):
+                raise timed_out(which, self._deadlines) from error
+            raise LlmCut(f"the connection broke: {str(error) or type(error).__name__}") from error
 
     def _patience(self, *, finished: bool) -> tuple[str, float]:
         spent = self._clock.monotonic() - self._started
@@ -197,7 +197,8 @@ class Answer:
 
 def raw_body(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     """Return the body as it is on the wire: httpx's own decoding has no cap on what comes out of one read."""
-    body = response.aiter_raw()
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    body = aiter(response.stream)  # `aiter_raw` without its counting
     assert isinstance(body, AsyncGenerator)
     return body
 

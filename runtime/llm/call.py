@@ -74,7 +74,7 @@ class Record:
         if isinstance(part, UsagePart):
             self._meter.learn(self._request, part.usage)
             self._call.used(part.usage)
-        if isinstance(part, StopPart):
+        elif isinstance(part, StopPart):
             self._call.good()
         if self._keeps:
             self._collect(part)

@@ -14,6 +14,7 @@ from runtime.errors import ConfigError, LlmError, LlmProtocol, LlmTimeout, LlmUn
 from runtime.llm.answer import Answer, Decoder, Reader, raw_body, timed_out
 from runtime.llm.faults import quote, refused, retry_after, sign
 from runtime.llm.inflate import Inflater
+from runtime.llm.network import transport
 from runtime.llm.provider import Deadlines
 
 MIB: Final = 1024 * 1024
@@ -35,8 +36,8 @@ class HttpProvider:
         proxies and netrc of the environment are not looked at.
     max_bytes, max_line
         caps on the whole answer and on one line of it, after decompression; beyond them `LlmTooLarge`.
-    client
-        an `httpx.AsyncClient` to use instead of an own one, e.g. with other certificates; its owner closes it.
+    trust
+        whose certificates are good, instead of those that httpx trusts.
 
     Every call has its own connection: llama.cpp promises to keep one and then drops it after a stream, so reusing it
     would fail the next call, and a handshake is little beside an answer. Cancelling a call closes its connection.
@@ -52,7 +53,7 @@ class HttpProvider:
         deadlines: Deadlines | None = None,
         max_bytes: int = 8 * MIB,
         max_line: int = 1 * MIB,
-        client: httpx.AsyncClient | None = None,
+        trust: ssl.SSLContext | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.name = name
@@ -62,8 +63,8 @@ class HttpProvider:
         self._max_bytes = max_bytes
         self._max_line = max_line
         self._clock = clock or SystemClock()
-        self._client = client
-        self._owned = client is None
+        self._trust = trust
+        self._client: httpx.AsyncClient | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -104,9 +105,9 @@ class HttpProvider:
             raise
 
     async def close(self) -> None:
-        """Close the client if it is ours; streams that still run are cut, later calls are `LlmUnreachable`."""
+        """Close every connection; streams that still run are cut, later calls are `LlmUnreachable`."""
         self._closed = True
-        if self._client is not None and self._owned:
+        if self._client is not None:
             await self._client.aclose()
 
     async def _answer(self, response: httpx.Response, reader: Reader, started: float, *, whole: bool) -> Answer:
@@ -132,13 +133,11 @@ class HttpProvider:
         raise timed_out("total" if total < first else "first_byte", self._deadlines)
 
     def _http(self) -> httpx.AsyncClient:
-        if self._closed or (self._client is not None and self._client.is_closed):
+        if self._closed:
             raise LlmUnreachable("it is closed")
         if self._client is None:
-            # Plain HTTP needs no certificates, and loading them takes tens of milliseconds.
-            verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._base.startswith("http:") else True
-            limits = httpx.Limits(max_connections=None)
-            self._client = httpx.AsyncClient(verify=verify, limits=limits, trust_env=False, follow_redirects=False)
+            network = transport(self._trust or _usual_trust(self._base))
+            self._client = httpx.AsyncClient(transport=network, trust_env=False, follow_redirects=False)
         return self._client
 
     def _headers(self) -> dict[str, str]:
@@ -200,6 +199,12 @@ async def _error_body(response: httpx.Response) -> bytes:
             # The status says what matters; what could be read of the body is a courtesy.
             return bytes(body)
     return bytes(body)
+
+
+def _usual_trust(base_url: str) -> ssl.SSLContext:
+    if base_url.startswith("http:"):  # plain HTTP needs no certificates, and loading them takes tens of milliseconds
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def usable_url(name: str, base_url: str) -> str:

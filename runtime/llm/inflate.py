@@ -1,7 +1,7 @@
 """Decompression in small pieces, so that a few kilobytes can never become a few gigabytes in memory."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from runtime.errors import LlmProtocol
@@ -27,16 +27,20 @@ class Inflater:
         # 32 + 15: zlib and gzip headers are told apart by themselves.
         self._zlib = zlib.decompressobj(47) if encoding in _ZLIB else None
 
-    def feed(self, raw: bytes) -> Iterator[bytes]:
-        """Yield what *raw* holds in pieces of at most `PIECE` bytes; the caller counts and may stop at any piece."""
-        if self._zlib is None:
-            yield from (raw[at : at + PIECE] for at in range(0, len(raw), PIECE))
-            return
-        while raw and not self._zlib.eof:
+    def feed(self, raw: bytes) -> Iterable[bytes]:
+        """Return what *raw* holds in pieces of at most `PIECE` bytes; the caller counts and may stop at any piece."""
+        if self._zlib is not None:
+            return self._inflated(self._zlib, raw)
+        if len(raw) <= PIECE:
+            return (raw,)
+        return (raw[at : at + PIECE] for at in range(0, len(raw), PIECE))
+
+    def _inflated(self, decompressor: "zlib._Decompress", raw: bytes) -> Iterator[bytes]:
+        while raw and not decompressor.eof:
             try:
-                piece = self._zlib.decompress(raw, PIECE)
+                piece = decompressor.decompress(raw, PIECE)
             except zlib.error:
                 raise LlmProtocol("the answer cannot be decompressed") from None
-            raw = self._zlib.unconsumed_tail
+            raw = decompressor.unconsumed_tail
             if piece:
                 yield piece

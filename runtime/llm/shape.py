@@ -22,7 +22,7 @@ def write(body: dict[str, Any]) -> bytes:
 def parse(data: bytes, secret: str | None) -> dict[str, Any]:
     """Return *data* as a JSON object; raise `LlmProtocol` for anything else, and what an error object stands for."""
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode())  # of bytes it would guess the encoding first
     except (ValueError, RecursionError):
         raise LlmProtocol(f"the answer is not JSON: {quote(data.decode(errors='replace'), secret)}") from None
     value = as_dict(value, "a chunk")

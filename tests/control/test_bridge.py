@@ -1,15 +1,18 @@
 """The bridge between two real loops in two threads."""
 
+import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from runtime.control.bridge import BUFFER, Bridge
+from runtime.control.bridge import BUFFER, PACE, Bridge
 from runtime.errors import Draining, JobNotFound
 
 WAIT = 20.0
@@ -251,3 +254,51 @@ async def test_ending_streams_spares_calls(bridge: Bridge) -> None:
     with pytest.raises(Draining):
         async with bridge.stream(endless) as parts:
             await parts.batch()
+
+
+async def test_parts_that_come_close_together_are_carried_together(bridge: Bridge, monkeypatch: Any) -> None:
+    loop = asyncio.get_running_loop()
+    real, crossings = loop.call_soon_threadsafe, 0
+
+    def counted(*args: Any, **named: Any) -> Any:
+        nonlocal crossings
+        crossings += 1
+        return real(*args, **named)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+
+    @asynccontextmanager
+    async def many() -> AsyncIterator[AsyncIterator[int]]:
+        async def parts() -> AsyncIterator[int]:
+            for n in range(20_000):
+                yield n
+                await anyio.lowlevel.checkpoint()
+
+        yield parts()
+
+    began = time.monotonic()
+    got: list[int] = []
+    async with bridge.stream(many) as parts:
+        while batch := await parts.batch():
+            got += batch
+    assert got == list(range(20_000))
+    assert crossings <= (time.monotonic() - began) / PACE + 3  # the first, one each few milliseconds, and the end
+
+
+async def test_a_silence_is_told_and_nothing_is_lost(bridge: Bridge) -> None:
+    go = threading.Event()
+
+    @asynccontextmanager
+    async def one() -> AsyncIterator[AsyncIterator[int]]:
+        async def parts() -> AsyncIterator[int]:
+            await anyio.to_thread.run_sync(go.wait, WAIT)
+            yield 1
+
+        yield parts()
+
+    async with bridge.stream(one) as parts:
+        assert await parts.batch(0.01) is None
+        assert await parts.batch(0.01) is None
+        go.set()
+        assert await parts.batch(WAIT) == [1]
+        assert await parts.batch(WAIT) == []

@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
-import httpx
 import pytest
 
 from runtime.clock import VirtualClock
@@ -622,21 +621,6 @@ async def test_closing_the_provider_cuts_what_runs_and_refuses_what_comes(play: 
             await anext(parts)
     with pytest.raises(LlmUnreachable, match="closed"):
         await complete(provider, request_of())
-
-
-async def test_a_client_of_somebody_else_is_used_and_left_open(play: Any, request_of: Any) -> None:
-    async def part(call: Any) -> None:
-        await call.head()
-        await call.events(call.text("ok", "stop"), "[DONE]")
-
-    stage = await play(part)
-    async with httpx.AsyncClient(headers={"X-Team": "blue"}, auth=("user", "pass"), follow_redirects=True) as client:
-        provider = OpenAIProvider("acme", stage.url, KEY, client=client)
-        await complete(provider, request_of())
-        await provider.close()
-        assert not client.is_closed
-    assert stage.calls[0].headers["x-team"] == "blue"
-    assert stage.calls[0].headers["authorization"] == f"Bearer {KEY}"
 
 
 async def test_calls_share_a_provider(play: Any, request_of: Any) -> None:
