@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final
 
 import anyio
@@ -133,8 +134,8 @@ class Asked(Actor):
     def _all_in(
         self, rows: tuple[port.JobRow, ...], order: tuple[int, ...], found: list[port.Inserted]
     ) -> tuple[Submitted, ...]:
-        answers = {place: inserted(row, result) for place, row, result in zip(order, rows, found, strict=True)}
-        return tuple(answers[place] for place in sorted(answers))
+        answers = tuple(map(inserted, rows, found))
+        return tuple(answer for _, answer in sorted(zip(order, answers, strict=True), key=itemgetter(0)))
 
     # -- one job -----------------------------------------------------------------------------------------------------
 

@@ -174,10 +174,11 @@ class Kinds:
         rows = []
         for place in order:
             given = self._prepare_one(place, jobs[place], ids[place], now)
-            given.depends_on = tuple(
-                replace(edge, parent=ids[places[edge.parent[1:]]]) if edge.parent[0] == "#" else edge
-                for edge in given.depends_on
-            )
+            if given.depends_on:
+                given.depends_on = tuple(
+                    replace(edge, parent=ids[places[edge.parent[1:]]]) if edge.parent[0] == "#" else edge
+                    for edge in given.depends_on
+                )
             if given.parent is not None and given.parent[0] == "#":
                 given.parent = ids[places[given.parent[1:]]]
             rows.append(given)
@@ -243,6 +244,8 @@ def of_user(name: str, settings: KindSettings) -> Kind:
 
 def in_order(jobs: Sequence[NewJob], places: Mapping[str, int]) -> list[int]:
     """Return the places of a batch with parents first, else as given. Raises BatchInvalid, JobCycle."""
+    if not any(job.depends_on or job.parent is not None for job in jobs):
+        return list(range(len(jobs)))
     sorter: TopologicalSorter[int] = TopologicalSorter()
     for place, job in enumerate(jobs):
         named = [edge.job for edge in job.depends_on] + ([job.parent] if job.parent is not None else [])
