@@ -27,13 +27,13 @@ class Approvals(Actor):
 
     @handles
     async def approvals(self, message: ListApprovals) -> tuple[ApprovalView, ...]:
-        await self._expire()
+        await expire(self.house)
         rows = await self.house.store.approvals(status=message.status, agent=message.agent, limit=message.limit)
         return tuple(approval_view(row) for row in rows)
 
     @handles
     async def one_approval(self, message: GetApproval) -> ApprovalView:
-        await self._expire()
+        await expire(self.house)
         return approval_view(await self._approval(message.id))
 
     @handles
@@ -94,10 +94,17 @@ class Approvals(Actor):
             raise ApprovalNotFound(f"there is no approval {approval}", id=approval)
         return row
 
-    async def _expire(self) -> None:
-        """Have what nobody can answer any more say so; not while the store takes no writes, for this is only a look."""
-        if self.house.store_trouble is None:
-            await self.house.store.commit((port.ExpireApprovals(self.house.clock.now()),))
+
+async def expire(house: Company) -> None:
+    """Have what nobody can answer any more say so; not while the store takes no writes, for this is only a look."""
+    if house.store_trouble is None:
+        await house.store.commit((port.ExpireApprovals(house.clock.now()),))
+
+
+async def pending_of(agent: str, house: Company, limit: int = 100) -> tuple[port.ApprovalRow, ...]:
+    """Return what *agent* waits for a person for."""
+    await expire(house)
+    return await house.store.approvals(status="pending", agent=agent, limit=limit)
 
 
 def approval_view(row: port.ApprovalRow) -> ApprovalView:

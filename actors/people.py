@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from actors.approvals import pending_of
 from actors.budget import day_of, micros
 from actors.company import Company
 from runtime import config
@@ -75,7 +76,7 @@ class People(Actor):
         rows = {row.agent: row for row in await store.workers()}
         state, cell = await store.state(name), self._cell(name)
         box = self.house.toolroom.toolbox(settings)
-        waiting = await store.approvals(status="pending", agent=name)
+        waiting = await pending_of(name, self.house)
         return AgentDetail(
             **self._brief(name, settings, rows.get(name)),
             origin=self._origin(name),
@@ -315,7 +316,7 @@ class People(Actor):
             told.append(("its provider asked to wait", f"understudy why {name} again in a moment"))
         told += [
             (f"run {row.job} waits for a person: {row.tool}", f"understudy approvals show {row.id}")
-            for row in await store.approvals(status="pending", agent=name, limit=20)
+            for row in await pending_of(name, self.house, 20)
         ]
         told += await self._why_runs(name)
         told += await self._why_means(name, settings)

@@ -162,7 +162,7 @@ async def enqueue(producers: int, total: int) -> tuple[float, float]:
 
 
 async def enqueue_in_bulk(batch: int, batches: int) -> tuple[float, float]:
-    """Return how many jobs a second are acknowledged in batches of so many, one after the other: ours and the limit's."""
+    """Return how many jobs a second are acknowledged, a batch after the other: ours and the limit's."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bare = Bare(folder / "bare.db")

@@ -12,7 +12,7 @@ import pytest
 from runtime.errors import LlmContext, LlmOverloaded, LlmRequest, StoreFull
 from runtime.loader import load_object
 from runtime.store import port
-from schemas.agents import STEER_TAG, Say
+from schemas.agents import STEER_TAG, GetAgent, Say, WhyAgent
 from schemas.chat import (
     ChatMessage,
     ChatPart,
@@ -25,7 +25,7 @@ from schemas.chat import (
     UsagePart,
 )
 from schemas.jobs import NewJob, SubmitJob
-from schemas.runs import GetRun
+from schemas.runs import CancelRun, GetRun
 from schemas.tools import AnswerApproval, GetApproval, ListApprovals
 
 AGENT = """
@@ -333,6 +333,19 @@ async def test_a_person_is_asked_and_nothing_is_held_meanwhile(play: Any) -> Non
         run = await system(s, GetRun(id=job))
         assert [entry.what for entry in run.timeline] == ["said", "model", "approval", "tool", "model", "answer"]
         assert run.spent.calls == 2
+
+
+async def test_nobody_is_asked_for_a_run_that_was_cancelled(play: Any) -> None:
+    async with play("kit:pay") as s:
+        s.mind.says([("kit_pay", {"amount": 5})])
+        job = await s.say("ada", "pay 5")
+        await s.until(job, "waiting")
+        assert (await system(s, GetAgent(name="ada"))).approvals
+        assert "waits for a person" in (await system(s, WhyAgent(name="ada"))).reasons[0][0]
+        await system(s, CancelRun(id=job))
+        await s.until(job)
+        assert (await system(s, WhyAgent(name="ada"))).reasons[0][0] == "it has nothing to do"
+        assert (await system(s, GetAgent(name="ada"))).approvals == ()
 
 
 async def test_no_means_no_and_the_model_hears_why(play: Any) -> None:
