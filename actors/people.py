@@ -46,6 +46,7 @@ from schemas.base import Ack
 from schemas.chat import ChatMessage
 from schemas.config import BUILTIN_PROVIDERS, AgentSettings, Settings
 from schemas.jobs import ChangeQueue, JobFilter, JobView, QueueState
+from schemas.tools import BUILTIN_TOOLS
 
 AT_RUN_TIME: Final = "the database"
 """Where an agent comes from that is in no file."""
@@ -245,7 +246,7 @@ class People(Actor):
         return await self._put(message.name, merged, fresh=False)
 
     async def _put(self, name: str, given: dict[str, Any], *, fresh: bool) -> AgentView:
-        settings = settings_of(given, self.house.loaded.settings, name)
+        settings = settings_of(given, self.house.loaded.settings, name, new=True)
         change = port.PutPersona(name, json.dumps(given, sort_keys=True), self.house.clock.now())
         await self.house.store.commit((change,))
         self.personas[name] = settings
@@ -358,13 +359,15 @@ class People(Actor):
         return told
 
 
-def settings_of(given: dict[str, Any], settings: Settings, name: str) -> AgentSettings:
+def settings_of(given: dict[str, Any], settings: Settings, name: str, *, new: bool = False) -> AgentSettings:
     """Return the settings of an agent that is defined at run time. Raises AgentInvalid, which never quotes what was
-    given.
+    given. One that is not *new* may name tools that are no longer there: it does without them.
     """
-    known = {*settings.providers, *BUILTIN_PROVIDERS}
+    context: dict[str, Any] = {"providers": {*settings.providers, *BUILTIN_PROVIDERS}}
+    if new:
+        context["tools"] = BUILTIN_TOOLS
     try:
-        return AgentSettings.model_validate_json(json.dumps(given), context={"providers": known})
+        return AgentSettings.model_validate_json(json.dumps(given), context=context)
     except ValidationError as error:
         faults = [
             {"loc": list(fault["loc"]), "msg": fault["msg"], "type": fault["type"]}

@@ -22,6 +22,7 @@ from runtime.errors import ConfigError, ConfigInvalid, ConfigNotFound, ScheduleI
 from runtime.trust import check_trust
 from schemas.codes import CODES, EXIT_OK, EXIT_USAGE
 from schemas.config import BUILTIN_KINDS, BUILTIN_PROVIDERS, MESSAGE_KINDS, PROVIDER_TYPES, Settings
+from schemas.tools import BUILTIN_TOOLS
 
 __all__ = ["Changes", "Loaded", "Mistake", "check_trust", "diff", "find", "load", "main", "render"]
 
@@ -176,6 +177,7 @@ def _known(merged: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "providers": {*BUILTIN_PROVIDERS, *names("providers")},
+        "tools": BUILTIN_TOOLS,
         "kinds": {*BUILTIN_KINDS, *MESSAGE_KINDS, *names("kinds")},
         "cron": lambda text: _fault(text, "UTC"),
         "tz": lambda name: _fault("@daily", name),

@@ -40,7 +40,7 @@ def hint(error: ErrorDetails, loc: Loc) -> str:
     match error["type"]:
         case "extra_forbidden":
             return meant(str(loc[-1]), keys_at(loc[:-1]))
-        case "unknown_provider" | "unknown_kind":
+        case "unknown_provider" | "unknown_kind" | "unknown_tool":
             return meant(error["ctx"]["given"], error["ctx"]["known"])
         case "secret_literal":
             name = str(loc[1]).upper().replace("-", "_").replace(".", "_") if len(loc) > 1 else "OPENAI"

@@ -328,6 +328,18 @@ class BudgetSettings(Model):
     day_cost: float | None = Field(default=None, ge=0, le=1_000_000_000, description="what all turns of a day may cost")
 
 
+def _is_built_in(tool: str, info: ValidationInfo) -> str:
+    """Refuse a built-in tool that nobody knows. Functions and tools of servers are looked for when they are needed."""
+    known = (info.context or {}).get("tools")
+    if known is not None and tool not in known and ":" not in tool and "/" not in tool:
+        facts = {"given": tool, "known": sorted(known)}
+        raise PydanticCustomError("unknown_tool", "there is no built-in tool of this name", facts)
+    return tool
+
+
+UsedTool: TypeAlias = Annotated[ToolName, AfterValidator(_is_built_in)]
+
+
 class AgentSettings(Model):
     """`[agents.NAME]`: a persona with a model, an actor class of your own, or a program of your own."""
 
@@ -338,7 +350,7 @@ class AgentSettings(Model):
         default="", max_length=100_000, description="rules it follows; they end the system message"
     )
     llm: LlmSettings | None = Field(default=None, description="the model it speaks with")
-    tools: Annotated[tuple[ToolName, ...], Field(strict=False)] = Field(
+    tools: Annotated[tuple[UsedTool, ...], Field(strict=False)] = Field(
         default=(), description="what it may use, and nothing else: built-in tools, module:function, SERVER/tool of MCP"
     )
     permissions: dict[ToolName, Permission] = Field(

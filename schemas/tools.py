@@ -22,6 +22,13 @@ ApprovalStatus = Literal["pending", "allowed", "denied", "expired", "used", "voi
 
 ToolName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$")]
 
+BUILTIN_TOOLS: Final = (
+    *("files.read", "files.write", "files.list", "files.search", "git.status", "git.diff", "git.log", "git.show"),
+    *("shell", "http.fetch", "remember", "recall", "agents.ask", "agents.tell", "jobs.submit", "jobs.await"),
+    "results.read",
+)
+"""The tools that are always there. Others are `module:function`, or `SERVER/tool` of an MCP server."""
+
 MAX_RESULT_CHARS: Final = 200_000
 """Characters of a tool's result that are kept at all."""
 

@@ -97,7 +97,7 @@ def test_a_mistake_under_a_quoted_key_is_underlined(folder: Path) -> None:
 
 
 def test_a_mistake_in_an_array_over_several_lines_is_underlined(folder: Path) -> None:
-    assert report(folder, '[agents.a]\nactor = "a:B"\ntools = [\n  "read", # fine\n  3,\n]\n') == (
+    assert report(folder, '[agents.a]\nactor = "a:B"\ntools = [\n  "shell", # fine\n  3,\n]\n') == (
         "error[string_type]: Input should be a valid string\n"
         " --> config.toml:5:3\n"
         "  |\n"
@@ -123,6 +123,18 @@ def test_an_undefined_provider_is_underlined_at_its_value(folder: Path) -> None:
         '5 | provider = "olama"\n'
         "  |            ^^^^^^^ agents.a.llm.provider\n"
         "  = help: did you mean `ollama`?"
+    )
+
+
+def test_a_tool_that_is_not_there_is_underlined_in_its_list(folder: Path) -> None:
+    text = '[agents.a]\nactor = "a:B"\ntools = ["shell", "files.raed", "mine:tool"]\n'
+    assert report(folder, text) == (
+        "error[unknown_tool]: there is no built-in tool of this name\n"
+        " --> config.toml:3:19\n"
+        "  |\n"
+        '3 | tools = ["shell", "files.raed", "mine:tool"]\n'
+        "  |                   ^^^^^^^^^^^^ agents.a.tools[1]\n"
+        "  = help: did you mean `files.read`?"
     )
 
 

@@ -16,6 +16,7 @@ from schemas.config import (
     Settings,
     parse_duration,
 )
+from schemas.tools import BUILTIN_TOOLS
 
 LLM = {"provider": "local", "model": "smollm2"}
 
@@ -185,3 +186,9 @@ def test_every_key_is_described_in_the_schema_for_editors() -> None:
     ]
     assert bare == []
     assert "string" in str(schema["$defs"]["RuntimeSettings"]["properties"]["lease"]["anyOf"])
+
+
+def test_a_built_in_tool_that_nobody_knows_is_refused_where_the_names_are_known() -> None:
+    data = {"agents": {"a": {"llm": LLM, "tools": ["files.raed", "mine:tool", "shell", "maps/find"]}}}
+    assert codes(data, tools=BUILTIN_TOOLS) == {"agents.a.tools.0": "unknown_tool"}
+    assert Settings.model_validate(data).agents["a"].tools[0] == "files.raed"

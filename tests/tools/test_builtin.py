@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from actors.together import DESCRIBED
 from runtime.errors import ToolInvalid
 from runtime.tools.builtin import builtin_tools
 from runtime.tools.tool import ToolContext, ToolResult, wire_name
+from schemas.tools import BUILTIN_TOOLS
 
 
 async def call(name: str, ctx: ToolContext, **arguments: Any) -> ToolResult:
@@ -21,6 +23,7 @@ def test_what_is_there() -> None:
         *("git.status", "git.diff", "git.log", "git.show"),
         *("shell", "http.fetch", "remember", "recall"),
     }
+    assert {*made, *DESCRIBED} == set(BUILTIN_TOOLS)
     assert all(name == one.name and one.source == "built in" for name, one in made.items())
     assert all(one.description and one.parameters["additionalProperties"] is False for one in made.values())
     assert len({wire_name(name) for name in made}) == len(made)
