@@ -1,7 +1,7 @@
 """The system actor: answers what people ask about jobs, workers and agents, reloads, and stops the daemon."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -254,7 +254,15 @@ class System(People, Approvals, Runs, Providers):
             restarted=tuple(restarted),
             unchanged=tuple(unchanged),
             needs_restart=changes.needs_restart,
+            missing_tools=tuple(self._missing_tools(new.settings.agents)),
         )
+
+    def _missing_tools(self, agents: dict[str, AgentSettings]) -> Iterator[str]:
+        """Tell of functions only: the tools of a server come when it is up."""
+        for name, settings in agents.items():
+            for tool, why in self.house.toolroom.toolbox(settings).missing.items():
+                if "/" not in tool:
+                    yield f"{name} has to do without {why}"
 
     def _quarantined(self, agents: dict[str, AgentSettings]) -> list[str]:
         """A person who reloads has mended something: parked agents get another try."""

@@ -84,6 +84,7 @@ class Reloaded(Model):
     restarted: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()
     needs_restart: tuple[str, ...] = Field(default=(), description="settings that only a new start applies")
+    missing_tools: tuple[str, ...] = Field(default=(), description="functions that agents name and that are not there")
 
 
 class Reload(Request[Reloaded], type="system.reload", public=True):

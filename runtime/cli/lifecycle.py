@@ -136,6 +136,8 @@ def reload(as_json: bool) -> None:
     say(reloaded(result))
     if result.get("needs_restart"):
         note("These need a new start (understudy down; understudy up): " + ", ".join(result["needs_restart"]))
+    for missing in result.get("missing_tools", ()):
+        note(missing)
 
 
 def _with_places(failure: Failure) -> Failure:

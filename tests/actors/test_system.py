@@ -395,6 +395,15 @@ async def test_a_reload_adds_removes_and_changes_agents(daemon: Any, tmp_path: P
         assert [view.name for view in await asked(s)(ListAgents())] == ["bob", "count"]
 
 
+async def test_a_reload_tells_of_functions_that_are_not_there(daemon: Any, tmp_path: Path) -> None:
+    async with daemon() as s:
+        write(
+            tmp_path, CONFIG.replace("[agents.ada]", '[agents.ada]\n    tools = ["nowhere:look", "shell", "maps/find"]')
+        )
+        (missing,) = (await asked(s)(Reload())).missing_tools
+        assert missing.startswith("ada has to do without nowhere:look: there is no nowhere.py")
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [

@@ -148,11 +148,15 @@ def test_reload_tells_what_changed(cli: Callable[..., Any], fake: Any) -> None:
         "restarted": ["a", "b"],
         "unchanged": ["c"],
         "needs_restart": ["runtime.pool"],
+        "missing_tools": ["new has to do without mine:look: there is no mine.py"],
     }
     fake.on("POST", "/v1/reload", result)
     ended = cli("reload")
     assert ended.out == "added      new\nrestarted  a, b\n"
-    assert ended.err == "These need a new start (understudy down; understudy up): runtime.pool\n"
+    assert ended.err == (
+        "These need a new start (understudy down; understudy up): runtime.pool\n"
+        "new has to do without mine:look: there is no mine.py\n"
+    )
     assert cli("reload", "--json").json == result
 
 
