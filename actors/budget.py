@@ -11,6 +11,7 @@ from runtime.store.port import Charge
 from schemas.agents import Chain
 from schemas.chat import Usage
 from schemas.config import AgentSettings, PriceSettings
+from schemas.jobs import JobView
 from schemas.runs import Spent
 
 MILLION: Final = 1_000_000
@@ -135,6 +136,25 @@ class Budget:
 
     def _over(self, limit: str, why: str) -> BudgetSpent:
         return BudgetSpent(f"the budget of {self._agent} is spent ({limit}): {why}", limit=limit)
+
+
+def spent_by(job: JobView) -> Spent:
+    """Return what a run has used, by its record."""
+    calls = read = written = cost = 0
+    for step in job.steps:
+        output = step.output if isinstance(step.output, dict) else {}
+        if step.name.startswith("model/") and output:
+            usage = output.get("usage", {})
+            calls += 1
+            read += usage.get("input_tokens", 0)
+            written += usage.get("output_tokens", 0)
+            cost += output.get("cost", 0)
+        elif spent := output.get("spent"):
+            calls += spent["calls"]
+            read += spent["input_tokens"]
+            written += spent["output_tokens"]
+            cost += spent["cost"]
+    return Spent(calls=calls, input_tokens=read, output_tokens=written, cost=cost)
 
 
 def units(cost: int) -> str:

@@ -3,7 +3,7 @@ it.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,6 +67,11 @@ class Call:
 Inner = Callable[[Call], Awaitable["dict[str, Any] | Parked"]]
 
 
+def traits_key(agent: str, conversation: str) -> str:
+    """Return the setting that keeps what a conversation holds."""
+    return f"traits/{agent}/{conversation}"
+
+
 class Calls:
     """The calls of one turn.
 
@@ -78,6 +83,8 @@ class Calls:
         self.scene, self.ledger, self.budget = scene, ledger, budget
         self.held: set[str] = set()
         self.made = 0
+        self._kept: frozenset[str] = frozenset()
+        self._keeping = anyio.Lock()
         self.inner: Mapping[str, Inner] = {}
 
     def recorded(self, number: int, count: int) -> bool:
@@ -90,7 +97,7 @@ class Calls:
         step = f"tool/{number}.{m}"
         known = self.ledger.done.get(step)
         if known is not None:
-            return self._message(step, asked, known)
+            return await self._message(step, asked, known)
         tool = self.scene.toolbox.named(asked.name)
         if tool is None:
             return await self._refused(step, asked, self._nobody(asked.name))
@@ -100,7 +107,7 @@ class Calls:
             return await self._refused(step, asked, error.detail)
         call = Call(step, tool, arguments, asked, share)
         made = await self._permitted(call)
-        return made if isinstance(made, Parked) else self._message(step, asked, made)
+        return made if isinstance(made, Parked) else await self._message(step, asked, made)
 
     def _nobody(self, name: str) -> str:
         toolbox = self.scene.toolbox
@@ -113,15 +120,40 @@ class Calls:
     async def _refused(self, step: str, asked: ToolCall, why: str) -> ChatMessage:
         output = {"name": asked.name, "arguments": asked.arguments, "text": why, "failed": True}
         self._tell(asked.name, asked.arguments, "failed")
-        return self._message(step, asked, await self.ledger.record(step, output))
+        return await self._message(step, asked, await self.ledger.record(step, output))
 
-    def _message(self, step: str, asked: ToolCall, output: Mapping[str, Any]) -> ChatMessage:
+    async def _message(self, step: str, asked: ToolCall, output: Mapping[str, Any]) -> ChatMessage:
+        """Take in what a call came to."""
         self.made += 1
         tool = self.scene.toolbox.named(asked.name)
         if tool is not None:
-            self.held |= tool.traits
+            await self.hold(tool.traits)
         if spent := output.get("spent"):
             self.budget.count_spent(spent)
+        return self.message(step, asked, output)
+
+    async def remember(self) -> None:
+        """Take up what the conversation has held so far."""
+        known = await self.scene.house.store.setting(traits_key(self.scene.agent, self.scene.said.conversation))
+        self._kept = frozenset(json.loads(known or "[]"))
+        self.held.update(self._kept)
+
+    async def hold(self, traits: Iterable[str]) -> None:
+        """Have brought *traits* into the conversation, for good: what is cut from the prompt, or is a part of a summary
+        by now, is still known.
+        """
+        self.held.update(traits)
+        if self.held == self._kept:
+            return
+        name = traits_key(self.scene.agent, self.scene.said.conversation)
+        async with self._keeping:  # calls end side by side, and the last one to be written knows of all
+            held = frozenset(self.held)
+            await self.scene.house.store.commit((port.PutSetting(name, json.dumps(sorted(held))),))
+            self._kept = held
+
+    def message(self, step: str, asked: ToolCall, output: Mapping[str, Any]) -> ChatMessage:
+        """Return what the model is shown of a call's result."""
+        tool = self.scene.toolbox.named(asked.name)
         reference = f"{self.scene.job.id}/{step.removeprefix('tool/')}"
         text = cut(output["text"], self.scene.settings.result_chars, reference)
         name = asked.name if tool is None else tool.name
@@ -145,7 +177,11 @@ class Calls:
                 case "ask_human":
                     why, name = AGAIN, f"{call.step}/again/{begun}"
                 case "verify" if tool.verify is not None:
-                    found = await tool.verify(self._context(call), call.arguments)
+                    try:
+                        found = await tool.verify(self._context(call), call.arguments)
+                    except Exception:
+                        logger.exception("tool_not_verified", tool=tool.name, run=self.scene.job.id)
+                        return await self._told(call, UNKNOWN, failed=True)
                     if found is not None:
                         return await self._told(call, found.text, failed=found.failed)
                 case _:  # it may be made again, but not for ever: it may be what brings the daemon down
@@ -169,7 +205,12 @@ class Calls:
         digest = digest_of(call.text)
         grants = await self.scene.house.store.grants(self.scene.agent)
         granted = any((grant.tool, grant.digest) == (call.tool.name, digest) for grant in grants)
-        return None if granted else why
+        return None if granted and not await self._denied(call) else why
+
+    async def _denied(self, call: Call) -> bool:
+        """Tell whether a person has said no to this very call, whatever was allowed for good since."""
+        rows = await self.scene.house.store.approvals(job=self.scene.job.id, limit=1000)
+        return any(row.status == "denied" and row.step.startswith(call.step) for row in rows)
 
     async def _asked(self, call: Call, name: str, why: str) -> dict[str, Any] | Parked:
         """Go by a person's answer; where there is none yet, wait for it without holding anything."""
@@ -220,7 +261,8 @@ class Calls:
                 return await self._told(
                     call, f"the arguments a person put in place do not fit: {error.detail}", failed=True
                 )
-        digest = row.edited_digest or digest_of(call.text)
+        # Of what is about to be done, which the tool may have filled in otherwise than when the person looked.
+        digest = digest_of(call.text)
         use = port.UseApproval(self.scene.job, row.id, row.step, digest, self.scene.house.clock.now())
         try:
             made = await self._make(call, use)

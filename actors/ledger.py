@@ -88,13 +88,13 @@ class Ledger:
         return found
 
     async def record(self, name: str, output: Any, *first: port.Change) -> Any:
-        """Begin and end a step in one commit, after *first*: for what is known without doing anything."""
+        """Begin and end a step in one commit, after *first*: all of it happens or nothing does. Raises LeaseLost,
+        TooManySteps, StoreError, what *first* raises.
+        """
         now = self.clock.now()
         text = json.dumps(output, ensure_ascii=False, separators=(",", ":"))
-        changes = (*first, port.BeginStep(self.job, name, now), port.EndStep(self.job, name, now, text))
-        begun: port.StepBegun = kept((await self.store.commit(changes))[len(first)])
-        if begun.verdict == "pause":
-            raise Suspended(pause=True)
+        begin = port.BeginStep(self.job, name, now, at_once=True)
+        kept((await self.store.commit((*first, begin, port.EndStep(self.job, name, now, text))))[len(first)])
         self.done[name] = output
         self.started.pop(name, None)
         return output

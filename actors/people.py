@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from actors.approvals import pending_of
 from actors.budget import day_of, micros
+from actors.calls import traits_key
 from actors.company import Company
 from runtime import config
 from runtime.core.actor import Actor, handles
@@ -181,7 +182,9 @@ class People(Actor):
         change = port.ForkConversation(
             message.name, message.source, message.conversation, self.house.clock.now(), message.keep
         )
-        count: int = (await self.house.store.commit((change,)))[0]
+        held = await self.house.store.setting(traits_key(message.name, message.source))
+        brought = () if held is None else (port.PutSetting(traits_key(message.name, message.conversation), held),)
+        count: int = (await self.house.store.commit((change, *brought)))[0]
         return count
 
     async def _talk(self, agent: str, conversation: str) -> None:

@@ -5,13 +5,14 @@ import re
 import sys
 from typing import Any, Final
 
+from actors.budget import spent_by
 from actors.company import Company
 from actors.kinds import AGENT_MESSAGE
 from runtime.core.actor import Actor, handles
 from runtime.errors import RunNotFound
 from runtime.store import port
 from schemas.jobs import ENDED, CancelJob, Cancelled, JobFilter, JobView, StepView
-from schemas.runs import CancelRun, GetRun, ListRuns, RunDetail, RunEntry, RunView, Spent
+from schemas.runs import CancelRun, GetRun, ListRuns, RunDetail, RunEntry, RunView
 
 BRIEF: Final = 120
 STEP: Final = re.compile(r"(model|tool|steer)/(.+)")
@@ -87,25 +88,6 @@ def words(job: JobView) -> str:
     """Return what was said to the agent; nothing where the job was read without its arguments."""
     message = job.payload.get("message") if isinstance(job.payload, dict) else None
     return str(message.get("text", "")) if isinstance(message, dict) else ""
-
-
-def spent_by(job: JobView) -> Spent:
-    """Return what a run has used, by its record."""
-    calls = read = written = cost = 0
-    for step in job.steps:
-        output = step.output if isinstance(step.output, dict) else {}
-        if step.name.startswith("model/") and output:
-            usage = output.get("usage", {})
-            calls += 1
-            read += usage.get("input_tokens", 0)
-            written += usage.get("output_tokens", 0)
-            cost += output.get("cost", 0)
-        elif spent := output.get("spent"):
-            calls += spent["calls"]
-            read += spent["input_tokens"]
-            written += spent["output_tokens"]
-            cost += spent["cost"]
-    return Spent(calls=calls, input_tokens=read, output_tokens=written, cost=cost)
 
 
 def timeline(

@@ -6,6 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from actors.budget import spent_by
 from actors.calls import Call, Calls, Parked
 from runtime.errors import RequestInvalid, TooManyHops, UnderstudyError, WaitCycle
 from runtime.store import port
@@ -112,7 +113,7 @@ class Together:
         if child is None or child.status != "completed":
             told = json.loads(child.error) if child is not None and child.error else {}
             why = told.get("detail") or (f"it was {child.status}" if child is not None else "it is gone")
-            return await self._recorded(call, f"no answer: {why}", failed=True)
+            return await self._recorded(call, f"no answer: {why}", failed=True, spent=await self._spent(job))
         found = json.loads(child.result or "null")
         if not (isinstance(found, dict) and "text" in found):
             return await self._recorded(call, json.dumps(found, ensure_ascii=False))
@@ -124,6 +125,11 @@ class Together:
             "cost": found.get("cost", 0),
         }
         return await self._recorded(call, str(found["text"]), spent=spent)
+
+    async def _spent(self, job: str) -> dict[str, int] | None:
+        """Return what a part of this run has used though it brought no answer."""
+        view = await self.scene.house.store.job(job)
+        return None if view is None else spent_by(view).model_dump()
 
     # -- jobs ----------------------------------------------------------------------------------------------------------
 

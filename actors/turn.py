@@ -5,7 +5,7 @@ finished call twice. A turn only reads and reports; what it came to is committed
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -116,6 +116,7 @@ class Turn:
         self.prompt: Prompt
         self._specs = tuple(tool.spec for tool in scene.toolbox.tools.values())
         self._lost_text = ""
+        self._number = 0
 
     async def run(self) -> Result:
         """Take the turn to its end."""
@@ -123,7 +124,11 @@ class Turn:
         await self._begin()
         number = 0
         while True:
-            await self._absorb(f"steer/{number}")
+            self._number = number
+            if f"model/{number}" not in self.ledger.done or f"steer/{number}" in self.ledger.done:
+                await self._absorb(
+                    f"steer/{number}"
+                )  # else they came later: the model had not heard them when it spoke
             said = await self._ask_model(number)
             self.prompt.said.append(said.message)
             if said.calls:
@@ -137,10 +142,18 @@ class Turn:
         """The messages of what was done, each call with a result."""
         if not hasattr(self, "prompt"):
             return ()
-        said = list(self.prompt.said)
+        said = [*self.prompt.said, *self._results()]
         if self._lost_text:
             said.append(ChatMessage(role="assistant", content=self._lost_text + " [interrupted]"))
         return repaired(said)[0]
+
+    def _results(self) -> Iterator[ChatMessage]:
+        """Yield the results of those calls beside which another did not come to its end."""
+        last = self.prompt.said[-1]
+        for m, call in enumerate(last.tool_calls):
+            step = f"tool/{self._number}.{m}"
+            if step in self.ledger.done:
+                yield self.calls.message(step, call, self.ledger.done[step])
 
     # -- before and after --------------------------------------------------------------------------------------------
 
@@ -158,7 +171,8 @@ class Turn:
             )
         self.prompt = Prompt(scene.settings, scene.state, line, summary)
         self.prompt.said.append(ChatMessage(role="user", content=self._heard()))
-        self.calls.held.update(self._traits(line))
+        await self.calls.remember()
+        await self.calls.hold(self._traits(line))
 
     def _heard(self) -> str:
         """Return what was said to the agent. Words of another agent are data, and say whose they are."""
@@ -187,10 +201,18 @@ class Turn:
         rows = await store.journal(scene.agent, talk, after=upto, limit=1000)
         messages = [ChatMessage.model_validate_json(row.body) for row in rows]
         if len(rows) > settings.context_messages:
-            keep = max(1, settings.context_messages // 2)
-            self.prompt = Prompt(settings, scene.state, repaired(messages[:-keep])[0], text)
-            text = (await self._call("model/summary", self.prompt.request(more=(user(SUMMARISE),)), quiet=True)).text
-            upto, messages = rows[-keep - 1].n, messages[-keep:]
+            count = len(messages) - max(1, settings.context_messages // 2)
+            while True:
+                self.prompt = Prompt(settings, scene.state, repaired(messages[:count])[0], text)
+                request = self.prompt.request(more=(user(SUMMARISE),))
+                try:
+                    text = (await self._call("model/summary", request, quiet=True)).text
+                    break
+                except LlmContext:
+                    if count == 1:
+                        raise
+                    count //= 2  # the rest is for the next turn
+            upto, messages = rows[count - 1].n, messages[count:]
             scene.changes.append(port.PutSetting(name, json.dumps({"upto": upto, "text": text})))
         return messages, text
 
@@ -306,13 +328,14 @@ class Turn:
 
     async def _paid(self, step: str, request: ChatRequest, charge: port.Charge, *, quiet: bool) -> Said:
         """Call the provider, and put on record what came and what it cost, or that nothing did."""
+        self._lost_text = ""
         heard = Heard(self.scene.tell, quiet=quiet)
         try:
             async with self.provider.stream(request) as parts:
                 await heard.all_of(parts, self.scene.settings.idle_timeout / 1000)
         except BaseException as error:
             self._lost_text = "" if quiet else "".join(heard.text)
-            used = estimate_usage(request, heard.whole) if heard.text else None
+            used = heard.usage or (estimate_usage(request, heard.whole + heard.unsaid) if heard.began else None)
             back = self.budget.release(charge) if used is None else self.budget.settle(charge, used)[0]
             await self.ledger.fail(step, error, charge=back)
             raise
@@ -392,10 +415,13 @@ class Heard:
 
     def __init__(self, tell: Tell, *, quiet: bool) -> None:
         self.text: list[str] = []
+        self.unsaid = ""
+        self.began = False
         self.calls: list[ToolCall] = []
         self.usage: Usage | None = None
         self.cached = False
         self.stopped = ""
+        self._half = ""
         self._tell: Tell = (lambda kind, data: None) if quiet else tell
 
     @property
@@ -416,19 +442,47 @@ class Heard:
         if scope.cancelled_caught:
             raise LlmTimeout(f"the model was silent for {idle:g} s", which="idle")
 
+    def _joined(self, text: str) -> str:
+        """Return what came with the half of a character that came before; half a one at its end waits for the other."""
+        text, self._half = self._half + text, ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return whole_characters(text)
+
     def hear(self, part: Any) -> None:
+        self.began = True
         match part:
             case TextPart():
-                self.text.append(part.text)
-                self._tell("token", {"text": part.text})
+                text = part.text if part.text.isascii() and not self._half else self._joined(part.text)
+                if text:
+                    self.text.append(text)
+                    self._tell("token", {"text": text})
             case ReasoningPart():
-                self._tell("reasoning", {"text": part.text})
+                text = whole_characters(part.text)
+                self.unsaid += text
+                self._tell("reasoning", {"text": text})
             case ToolCallPart():
-                self.calls.append(part.call)
+                call = part.call
+                self.unsaid += call.arguments
+                given = {"id": call.id, "name": call.name, "arguments": call.arguments}
+                self.calls.append(ToolCall(**{key: whole_characters(text) for key, text in given.items()}))
             case UsagePart():
                 self.usage, self.cached = part.usage, part.cached
             case StopPart():
                 self.stopped = part.reason
+
+
+def whole_characters(text: str) -> str:
+    """Return *text* as it can be written down: the halves of a character are joined, and one that is alone is replaced.
+    JSON can say half a character, and some providers cut an emoji in two.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def brought_by(chain: Chain) -> set[str]:

@@ -261,6 +261,10 @@ class BeginStep:
     A step that another attempt began and that never ended is ambiguous; with *retry* it is begun anew. *charge* is
     added with it where the verdict is `run` (what a call may cost is spent before the call is made); where it would
     pass one of the charge's limits the verdict is `budget` and nothing is begun.
+
+    *at_once*: it is ended in the same commit, after what it stands for. It does not heed a wish to pause, for nothing
+    is left running, and raises TooManySteps in place of the verdict `full`: what stands before it in the commit must
+    not be done without it.
     """
 
     fence: Fence
@@ -268,6 +272,7 @@ class BeginStep:
     now: int
     retry: bool = True
     charge: "Charge | None" = None
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from runtime.desk import Desk
 from runtime.errors import LlmContext, LlmOverloaded, LlmRequest, StoreFull
 from runtime.loader import load_object
 from runtime.store import port
@@ -17,6 +18,7 @@ from schemas.chat import (
     ChatMessage,
     ChatPart,
     ChatRequest,
+    ReasoningPart,
     StopPart,
     TextPart,
     ToolCall,
@@ -24,7 +26,7 @@ from schemas.chat import (
     Usage,
     UsagePart,
 )
-from schemas.jobs import NewJob, SubmitJob
+from schemas.jobs import ChangeQueue, JobFilter, NewJob, PauseJob, ResumeJob, SubmitJob
 from schemas.runs import CancelRun, GetRun
 from schemas.tools import AnswerApproval, GetApproval, ListApprovals
 
@@ -90,6 +92,19 @@ TOOLS = '''
 '''
 
 
+WIRE = """
+    from runtime.tools.tool import Tool, ToolResult
+
+    async def _wire(ctx, given):
+        CALLED.append(given)
+        return ToolResult("ok")
+
+    def _check(given):
+        return {**GATE.get("filled", {}), **given}
+
+    wire = Tool("kit:wire", "Send money.", {"type": "object"}, _wire, _check, permission="ask")
+"""
+
 KIT: dict[str, Any] = {}
 """What the tools of the house that runs have noted, and what holds them up."""
 
@@ -104,9 +119,17 @@ class Mind:
         self.asked: list[ChatRequest] = []
         self.number = 0
         self.usage = Usage(input_tokens=10, output_tokens=5)
+        self.entered, self.go = anyio.Event(), anyio.Event()
+        self.go.set()
+
+    def holds(self) -> None:
+        """Be silent until `go` is set; `entered` tells that it was asked."""
+        self.entered, self.go = anyio.Event(), anyio.Event()
 
     def says(self, *plays: Any) -> "Mind":
-        """Play these next: a text, an error, or a list of (tool, arguments)."""
+        """Play these next: a text, an error, a list of (tool, arguments), or a tuple of parts and errors; or a function
+        of the request that returns one of them.
+        """
         self.plays.extend(plays)
         return self
 
@@ -121,6 +144,14 @@ class Mind:
         yield self._parts(play)
 
     async def _parts(self, play: Any) -> AsyncIterator[ChatPart]:
+        self.entered.set()
+        await self.go.wait()
+        if isinstance(play, tuple):
+            for part in play:
+                if isinstance(part, Exception):
+                    raise part
+                yield part
+            return
         if isinstance(play, str):
             yield TextPart(text=play)
         else:
@@ -348,6 +379,38 @@ async def test_nobody_is_asked_for_a_run_that_was_cancelled(play: Any) -> None:
         assert (await system(s, GetAgent(name="ada"))).approvals == ()
 
 
+async def test_no_stays_no_whatever_is_allowed_for_good_meanwhile(play: Any) -> None:
+    async with play("kit:pay") as s:
+        s.mind.says([("kit_pay", {"amount": 5})], [("kit_pay", {"amount": 5})], "a", "b")
+        runs = []
+        for talk in ("one", "two"):
+            runs.append(await s.say("ada", "pay", talk))
+            await s.until(runs[-1], "waiting")
+        asked = {one.run: one.id for one in await system(s, ListApprovals(status="pending"))}
+        await s.ask(ChangeQueue(name="agent:ada", state="paused"))
+        await system(s, AnswerApproval(id=asked[runs[0]], allow=False))
+        await system(s, AnswerApproval(id=asked[runs[1]], allow=True, always=True))
+        await s.ask(ChangeQueue(name="agent:ada", state="running"))
+        for run in runs:
+            await s.until(run)
+        assert KIT["CALLED"] == [("pay", 5)]
+
+
+async def test_arguments_that_a_tool_fills_in_otherwise_later_are_not_those_a_person_put_in_place(play: Any) -> None:
+    async with play("kit:wire", kit_py=TOOLS + WIRE) as s:
+        s.mind.says([("kit_wire", {"amount": 500})], "not then")
+        job = await s.say("ada", "pay")
+        await s.until(job, "waiting")
+        (asked,) = await system(s, ListApprovals(status="pending"))
+        await s.ask(ChangeQueue(name="agent:ada", state="paused"))
+        await system(s, AnswerApproval(id=asked.id, allow=True, arguments={"amount": 5}))
+        KIT["GATE"]["filled"] = {"account": "eve"}
+        await s.ask(ChangeQueue(name="agent:ada", state="running"))
+        await s.until(job)
+        assert KIT["CALLED"] == []
+        assert "not allowed" in last(s.mind.asked[-1]).content
+
+
 async def test_no_means_no_and_the_model_hears_why(play: Any) -> None:
     async with play("kit:pay") as s:
         s.mind.says([("kit_pay", {"amount": 5})], "then not")
@@ -571,6 +634,73 @@ async def test_words_steer_a_turn_that_runs(play: Any) -> None:
         assert [text for role, text in await journal(s) if role == "user"] == ["write to bob", "and to eve"]
 
 
+async def steer(s: Any, text: str) -> str:
+    """Say something to the turn that runs; return the job that it is."""
+    args = {"agent": "ada", "type": Say.TYPE, "message": {"text": text, "conversation": "main"}}
+    return str((await s.ask(SubmitJob(job=NewJob(kind="agent.message", args=args, tags=(STEER_TAG,))))).id)
+
+
+async def test_words_that_steer_are_heard_though_the_daemon_is_killed_after_the_answer(play: Any) -> None:
+    mind = Mind().says("first answer")
+    mind.holds()
+    async with play(mind=mind) as s:
+        real, killed = s.disk.commit, anyio.Event()
+
+        async def commit(changes: Any) -> Any:
+            if any(isinstance(change, port.AbsorbJobs) for change in changes):
+                s.die()
+                killed.set()
+            return await real(changes)
+
+        s.disk.commit = commit
+        job = await s.say("ada", "question")
+        await mind.entered.wait()
+        words = await steer(s, "more words")
+        await s.caught_up()
+        mind.go.set()
+        await killed.wait()
+        disk = s.die()
+        del disk.commit
+    mind.says("second answer")
+    async with play(mind=mind, disk=disk, boot="boot-2") as s:
+        view = await s.until(job)
+        assert view.result["text"] == "second answer"
+        assert (await s.until(words)).error.data["into"] == job
+        assert [text for _, text in await journal(s)] == ["question", "first answer", "more words", "second answer"]
+
+
+async def test_words_that_steer_come_after_what_was_said_before_them(play: Any) -> None:
+    async with play("kit:pay") as s:
+        s.mind.says([("kit_pay", {"amount": 5})], "paid")
+        job = await s.say("ada", "pay 5")
+        await s.until(job, "waiting")
+        await steer(s, "make it 10")
+        await s.caught_up()
+        (asked,) = await system(s, ListApprovals(status="pending"))
+        await system(s, AnswerApproval(id=asked.id, allow=True))
+        await s.until(job)
+        assert [role for role, _ in await journal(s)] == ["user", "assistant", "tool", "user", "assistant"]
+
+
+# -- paused ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tool", ["agents_tell", "agents_ask", "jobs_submit"])
+async def test_what_was_sent_when_a_person_paused_is_not_sent_again(play: Any, tool: str) -> None:
+    async with play("agents.ask", "agents.tell", "jobs.submit", config=TWO) as s:
+        given = {"kind": "echo", "args": {"n": 1}} if tool == "jobs_submit" else {"agent": "bob", "message": "pay 5"}
+        s.mind.says([(tool, given)], *["ok"] * 3)
+        s.mind.holds()
+        job = await s.say("ada", "go")
+        await s.mind.entered.wait()
+        await s.ask(PauseJob(id=job))
+        s.mind.go.set()
+        await s.until(job, "paused")
+        await s.ask(ResumeJob(id=job))
+        assert (await s.until(job)).status == "completed"
+        assert len(await s.disk.jobs(JobFilter())) == 2  # the turn and what it sent, once
+
+
 # -- answers of a shape ------------------------------------------------------------------------------------------------
 
 SHAPE = 'output = { type = "object", properties = { n = { type = "integer" } }, required = ["n"] }'
@@ -623,3 +753,100 @@ async def test_a_call_that_cannot_be_recorded_is_not_made(play: Any) -> None:
         view = await s.until(await s.say("ada", "hi"))
         assert view.status == "completed"
         assert isinstance(s.disk.written(port.BeginStep)[0].charge, port.Charge)
+
+
+# -- what breaks -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_character_that_comes_in_halves_is_joined_and_half_a_one_replaced(play: Any) -> None:
+    async with play("kit:send") as s:
+        s.mind.says(
+            [("kit_send", '{"to": "\ud83d\ude00\ud83d"}')],
+            (TextPart(text="hi \ud83d"), TextPart(text="\ude00"), TextPart(text="\udc00!"), StopPart(reason="stop")),
+        )
+        view = await s.until(await s.say("ada", "go"))
+        assert (view.status, view.result["text"]) == ("completed", "hi \U0001f600\ufffd!")
+        assert KIT["CALLED"] == [("send", "\U0001f600\ufffd")]
+        assert s.heard("actor.crashed") == []
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        ReasoningPart(text="hmm " * 500),
+        ToolCallPart(call=ToolCall(id="c", name="kit_add", arguments=json.dumps({"a": "1" * 2000}))),
+        UsagePart(usage=Usage(input_tokens=900, output_tokens=900)),
+    ],
+    ids=["reasoning", "tool call", "usage"],
+)
+async def test_what_came_before_a_break_is_paid_for(play: Any, part: ChatPart) -> None:
+    async with play("kit:add", more="max_attempts = 1") as s:
+        s.mind.says((part, LlmOverloaded("cut")))
+        await s.until(await s.say("ada", "go"))
+        (spent,) = await s.disk.spent("ada")
+        assert spent.output_tokens > 100
+
+
+async def test_half_an_answer_that_did_not_fit_is_not_kept_beside_the_whole_one(play: Any) -> None:
+    async with play() as s:
+        s.mind.says("a")
+        await s.until(await s.say("ada", "q"))
+        s.mind.says((TextPart(text="half an ans"), LlmContext("too long")), "whole answer")
+        await s.until(await s.say("ada", "go"))
+        assert (await journal(s))[-1] == ("assistant", "whole answer")
+
+
+async def test_what_is_too_long_to_summarise_is_summarised_in_parts(play: Any) -> None:
+    async with play(more='context = "summary"\n    context_messages = 4') as s:
+        s.mind.says("a", "b", "c")
+        for n in range(3):
+            await s.until(await s.say("ada", f"say {n}"))
+
+        def narrow(request: ChatRequest) -> Any:
+            return LlmContext("too long") if len(request.messages) > 4 else "fits"
+
+        s.mind.says(*[narrow] * 20)
+        for n in range(3):
+            view = await s.until(await s.say("ada", f"again {n}"))
+        assert view.status == "completed", view.error
+
+
+@pytest.mark.parametrize("more", ["context_messages = 2", 'context = "summary"\n    context_messages = 4'])
+async def test_what_a_conversation_has_brought_in_is_not_forgotten_with_its_messages(play: Any, more: str) -> None:
+    def third(request: ChatRequest) -> Any:
+        asked = last(request).content == "go on"
+        return [("kit_post", {"text": "dear diary"})] if asked else "the diary says: dear diary"
+
+    async with play("kit:diary", "kit:news", "kit:post", more=more) as s:
+        s.mind.says([("kit_diary", {}), ("kit_news", {})], "read", *[third] * 9)
+        for words in ("read", "and?"):
+            await s.until(await s.say("ada", words))
+        job = await s.say("ada", "go on")
+        view = await s.until(job, "completed", "failed", "waiting")
+        assert (view.status, KIT["CALLED"]) == ("waiting", [])
+
+
+async def test_what_another_agent_used_counts_though_it_failed(play: Any) -> None:
+    async with play("agents.ask", config=TWO + "    budget = { run_calls = 1 }\n") as s:
+
+        def answer(request: ChatRequest) -> Any:
+            if request.model == "m2":
+                return [("agents_tell", {"agent": "nobody", "message": "x"})]
+            return "end" if last(request).role == "tool" else [("agents_ask", {"agent": "bob", "message": "go"})]
+
+        s.mind.says(*[answer] * 9)
+        view = await s.until(await s.say("ada", "go"))
+        assert view.result["calls"] == len(s.mind.asked) == 3
+
+
+async def test_an_interrupted_turn_keeps_the_results_of_calls_that_ended(play: Any) -> None:
+    async with play("kit:add", "kit:send") as s:
+        gate = KIT["GATE"]["send"] = anyio.Event()
+        s.mind.says([("kit_add", {"a": 2, "b": 3}), ("kit_send", {"to": "bob"})], "new answer")
+        await s.say("ada", "add, and write to bob")
+        await gate.wait()
+        words = Say(text="stop", when_busy="interrupt")
+        async with Desk(s.house, s.system, None).chat("ada", words, key=None, detach=True) as parts:  # type: ignore[arg-type]
+            async for _ in parts:
+                pass
+        assert ("tool", "5") in await journal(s)

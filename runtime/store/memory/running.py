@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from runtime.errors import TooManySteps
 from runtime.store.memory.base import check_json
 from runtime.store.memory.spending import Spending
 from runtime.store.memory.tables import Job, Signal, Step
@@ -55,11 +56,13 @@ class Running(Spending):
         step = self._steps.get((job.seq, change.name))
         if step is not None and step.state == "done":
             return StepBegun("done", step.output)
-        if job.pause_at is not None:
+        if job.pause_at is not None and not change.at_once:
             return StepBegun("pause")
         if step is not None and step.state == "started" and step.epoch != job.epoch and not change.retry:
             return StepBegun("ambiguous")
         if step is None and self._steps.count(job.seq) >= MAX_STEPS:
+            if change.at_once:
+                raise TooManySteps
             return StepBegun("full")
         limit = None if change.charge is None else self._passed(change.charge)
         if limit is not None:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from runtime.errors import TooManySteps
 from runtime.store.port import BeginStep, EndStep, SendSignal, SignalSent, SignalTaken, StepBegun, TakeSignal
 from runtime.store.sqlite.moving import Facts, facts_of, wake
 from runtime.store.sqlite.spending import passed, spend
@@ -32,11 +33,13 @@ def begin_step(tx: Transaction, change: BeginStep) -> StepBegun | None:
     ).fetchone()
     if known is not None and known[0] == "done":
         return StepBegun("done", known[2])
-    if job[2] is not None:
+    if job[2] is not None and not change.at_once:
         return StepBegun("pause")
     if known is not None and known[0] == "started" and known[1] != epoch and not change.retry:
         return StepBegun("ambiguous")
     if known is None and full(tx, seq):
+        if change.at_once:
+            raise TooManySteps
         return StepBegun("full")
     limit = None if change.charge is None else passed(tx, change.charge)
     if limit is not None:
