@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from runtime.errors import TooManySteps
 from runtime.store.memory import running
-from runtime.store.port import EndStep, RecoverJobs, StepBegun
+from runtime.store.port import AppendEvents, BeginStep, EndStep, RecoverJobs, StepBegun
 from runtime.store.sqlite import steps
 
 
@@ -155,3 +156,29 @@ async def test_a_job_has_so_many_steps_and_no_more(desk: Any, monkeypatch: pytes
     assert await desk.begin(claimed, "one more") == StepBegun("full")
     assert await desk.dump() == before
     assert await desk.begin(claimed, "s0") == StepBegun("run")
+
+
+async def test_a_step_that_is_ended_at_once_heeds_no_wish_to_pause(desk: Any) -> None:
+    claimed = await desk.start()
+    await desk.pause(claimed.id)
+    begin = BeginStep(claimed, "sent", now=desk.now, at_once=True)
+    event = AppendEvents((("test.sent", claimed.id, "{}"),), desk.now)
+    _, begun, ended = await desk.store.commit([event, begin, EndStep(claimed, "sent", now=desk.now, output="1")])
+    assert (begun, ended) == (StepBegun("run"), True)
+    assert await desk.begin(claimed, "sent") == StepBegun("done", "1")
+    assert await desk.begin(claimed, "next") == StepBegun("pause")
+
+
+async def test_a_step_too_many_that_is_ended_at_once_undoes_what_came_before_it(
+    desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (running, steps):
+        monkeypatch.setattr(module, "MAX_STEPS", 1)
+    claimed = await desk.start()
+    await desk.begin(claimed, "one")
+    before = await desk.dump()
+    event = AppendEvents((("test.sent", claimed.id, "{}"),), desk.now)
+    end = EndStep(claimed, "two", now=desk.now, output="1")
+    with pytest.raises(TooManySteps):
+        await desk.store.commit([event, BeginStep(claimed, "two", now=desk.now, at_once=True), end])
+    assert await desk.dump() == before
