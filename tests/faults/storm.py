@@ -109,7 +109,7 @@ class Storm:
 
     def _body(self, n: int, key: str) -> dict[str, Any]:
         common = {"key": key, "priority": n % 5 * 50}
-        seconds = n % 7 * 0.03
+        seconds = 1.5 if n == 3 * WRITERS else n % 7 * 0.03  # one runs for longer than any daemon is left alone
         args = {"path": str(self.trace), "key": key}
         match n // WRITERS % self.variety:
             case 0:

@@ -43,7 +43,7 @@ if "actors" in sys.orig_argv:
         if not (changes and all(isinstance(change, InsertJobs) and change.fence is None for change in changes)):
             return await commit(store, changes)
         later = lambda: asyncio.ensure_future(commit(store, changes))
-        asyncio.get_running_loop().call_later(0.2, later)
+        asyncio.get_running_loop().call_later(1.0, later)
         return [[Inserted(row.id, "pending") for row in change.jobs] for change in changes]
 
     SqliteStore.commit = hasty
@@ -52,7 +52,7 @@ if "actors" in sys.orig_argv:
 
 @pytest.mark.timeout(180)
 def test_a_storm_finds_out_a_daemon_that_acknowledges_too_early(tracing: Any) -> None:
-    """The negative control: jobs are acknowledged a moment before they are written.
+    """The negative control: jobs are acknowledged a second before they are written, so that every kill loses some.
 
     A fence that was taken out cannot be found by kills: what a killed daemon ran dies with it, and its successor ends
     what did not before it starts anything. `test_hanging_workers` has the control for that.
