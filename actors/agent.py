@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from actors.company import Company
 from actors.output import Output
+from actors.retrace import retrace
 from actors.turn import Drained, Result, Scene, Turn
 from runtime.attempt import CANCELLED, STOPPED, Attempt, outcome_of, outcome_of_suspension
 from runtime.core.actor import Envelope, handles
@@ -22,7 +23,7 @@ from schemas.base import PlainMessage
 from schemas.chat import ChatMessage
 from schemas.config import AgentSettings
 from schemas.events import Event
-from schemas.jobs import Claimed, Outcome, RunJob
+from schemas.jobs import Claimed, JobView, Outcome, RunJob
 
 
 class OneTurn(Protocol):
@@ -70,8 +71,9 @@ class Agent(StatefulActor):
         self._turns = 0
         self._turn_over = anyio.Event()
         self._answered: dict[str, TurnEnded] = {}  # turns with an answer that is not on the disk yet
-        self._running: dict[str, OneTurn] = {}
+        self._running: dict[str, OneTurn | None] = {}
         self._keep: set[str] = set()  # turns that are interrupted, and of which is kept what they did
+        self._over: set[str] = set()  # runs that were ended while they waited, whose next attempt was on its way then
 
     @handles
     async def run(self, message: RunJob) -> None:
@@ -79,28 +81,35 @@ class Agent(StatefulActor):
         if message.incarnation not in (0, self.ctx.incarnation):
             return
         self._turns += 1
+        self._running[message.job.id] = None
         self.ctx.start(self._turn, message.job, name=f"turn {message.job.conversation}")
 
     @handles
-    def keep_partial(self, message: KeepPartial) -> bool:
-        if message.job in self._running:
+    async def keep_partial(self, message: KeepPartial) -> bool:
+        """Keep what a run has done that is about to be cancelled. One that waits ends here and now, with the same
+        commit: were it to go on in between, it would say the same once more.
+        """
+        if message.job in self._answered:  # it comes to its end by itself
+            return False
+        run = None if message.job in self._running else await self.house.store.job(message.job)
+        if run is None or run.status == "active":
             self._keep.add(message.job)
-        return message.job in self._running
+            return True
+        if run.status != "waiting":
+            return False
+        now = self.house.clock.now()
+        kept = self._append(run.id, run.conversation or "main", self.on_record(run))
+        _, (cancelled,) = await self.house.store.commit((kept, port.CancelJobs((run.id,), now)))
+        if cancelled.outcome == "requested":
+            self._over.add(run.id)
+        return True
 
     @handles
     def turn_ended(self, message: TurnEnded) -> None:
         job, now, result = message.job, self.house.clock.now(), message.result
         self._answered.pop(job.id, None)
         if message.messages:
-            self.also(
-                port.AppendMessages(
-                    agent=self.agent,
-                    conversation=message.conversation,
-                    messages=tuple(one.model_dump_json(exclude_defaults=True) for one in message.messages),
-                    job=job.id,
-                    now=now,
-                )
-            )
+            self.also(self._append(job.id, message.conversation, message.messages))
         if result is None:
             error = CANCELLED.error
             assert error is not None
@@ -110,6 +119,10 @@ class Agent(StatefulActor):
             self.also(*result.changes)
             finish = port.Finish(job, "completed", result=result.answered.model_dump_json(exclude_defaults=True))
         self.also(port.FinishJobs((finish,), now, strict=True))
+
+    def _append(self, job: str, conversation: str, messages: tuple[ChatMessage, ...]) -> port.AppendMessages:
+        lines = tuple(one.model_dump_json(exclude_defaults=True) for one in messages)
+        return port.AppendMessages(self.agent, conversation, lines, job, self.house.clock.now())
 
     async def on_stop(self, reason: str) -> None:
         """Let turns come to their end, as far as the time to drain goes: what was answered was paid for."""
@@ -144,16 +157,17 @@ class Agent(StatefulActor):
             with self.house.board.running(job) as attempt:
                 if attempt.ending:  # the wish was here before us
                     await checkpoint_if_cancelled()
-                outcome = await self._attempt(job, attempt)
+                outcome = CANCELLED if job.id in self._over else await self._attempt(job, attempt)
             if attempt.cancelled:
                 outcome = CANCELLED
-                if job.id in self._keep and await self._keep_partial(job):
+                if job.id in self._keep - self._over and await self._keep_partial(job):
                     outcome = None
         finally:
             self._turns -= 1
             self._turn_over.set()
             self._running.pop(job.id, None)
             self._keep.discard(job.id)
+            self._over.discard(job.id)
             if outcome is not None:
                 await self._report(job, outcome)
 
@@ -184,11 +198,17 @@ class Agent(StatefulActor):
 
     async def _keep_partial(self, job: Claimed) -> bool:
         """Have what an interrupted turn did kept in its conversation; False where it did nothing."""
-        turn = self._running.get(job.id)
-        if turn is None or not turn.so_far:
+        turn, run = self._running.get(job.id), await self.house.store.job(job.id)
+        recorded = self.on_record(run) if run is not None and run.steps else ()
+        done = max(() if turn is None else turn.so_far, recorded, key=len)  # it may not have taken up its record yet
+        if not done:
             return False
-        await self._hand_in(TurnEnded(job, turn.scene.said.conversation, turn.so_far, None))
+        await self._hand_in(TurnEnded(job, job.conversation or "main", done, None))
         return True
+
+    def on_record(self, run: JobView) -> tuple[ChatMessage, ...]:
+        """Return the messages of what is on record of a run that stands still."""
+        return retrace(run, self.settings, self.house.toolroom.toolbox(self.settings))
 
     async def _hand_in(self, ended: TurnEnded) -> None:
         self._answered[ended.job.id] = ended

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from actors.budget import Budget
 from actors.ledger import Ledger
@@ -15,8 +16,9 @@ from runtime import log
 from runtime.attempt_record import kept
 from runtime.errors import ApprovalInvalid, ToolError, ToolInvalid
 from runtime.store import port
-from runtime.tools.tool import Tool, ToolContext, ToolResult, canonical, cut, digest_of, wire_name
+from runtime.tools.tool import Tool, Toolbox, ToolContext, ToolResult, canonical, cut, digest_of, wire_name
 from schemas.chat import ChatMessage, ToolCall
+from schemas.config import AgentSettings
 from schemas.tools import MAX_RESULT_CHARS
 
 if TYPE_CHECKING:
@@ -130,7 +132,7 @@ class Calls:
             await self.hold(tool.traits)
         if spent := output.get("spent"):
             self.budget.count_spent(spent)
-        return self.message(step, asked, output)
+        return self.scene.shown(step, asked, output)
 
     async def remember(self) -> None:
         """Take up what the conversation has held so far."""
@@ -150,14 +152,6 @@ class Calls:
             held = frozenset(self.held)
             await self.scene.house.store.commit((port.PutSetting(name, json.dumps(sorted(held))),))
             self._kept = held
-
-    def message(self, step: str, asked: ToolCall, output: Mapping[str, Any]) -> ChatMessage:
-        """Return what the model is shown of a call's result."""
-        tool = self.scene.toolbox.named(asked.name)
-        reference = f"{self.scene.job.id}/{step.removeprefix('tool/')}"
-        text = cut(output["text"], self.scene.settings.result_chars, reference)
-        name = asked.name if tool is None else tool.name
-        return ChatMessage(role="tool", name=name, tool_call_id=asked.id, content=text, failed=output["failed"])
 
     # -- may it? -------------------------------------------------------------------------------------------------------
 
@@ -297,6 +291,9 @@ class Calls:
         except Exception as error:  # what a tool raises is for the model to know, and no crash of the agent
             logger.warning("tool_failed", tool=tool.name, agent=self.scene.agent, run=self.scene.job.id, exc_info=True)
             return ToolResult(f"{type(error).__name__}: {error}", failed=True)
+        except anyio.get_cancelled_exc_class():
+            await checkpoint_if_cancelled()
+            return ToolResult(f"{tool.name} awaited something that was cancelled", failed=True)
 
     async def _told(self, call: Call, text: str, *, failed: bool) -> dict[str, Any]:
         """Record what the model is told without anything having been done."""
@@ -324,6 +321,16 @@ class Calls:
     def _tell(self, name: str, arguments: Any, state: str) -> None:
         text = arguments if isinstance(arguments, str) else canonical(arguments)
         self.scene.tell("tool", {"name": name, "arguments": text[:500], "state": state})
+
+
+def shown(
+    toolbox: Toolbox, settings: AgentSettings, run: str, step: str, asked: ToolCall, output: Mapping[str, Any]
+) -> ChatMessage:
+    """Return what a model is shown of a call's result, by what is on record of it."""
+    tool = toolbox.named(asked.name)
+    text = cut(output["text"], settings.result_chars, f"{run}/{step.removeprefix('tool/')}")
+    name = asked.name if tool is None else tool.name
+    return ChatMessage(role="tool", name=name, tool_call_id=asked.id, content=text, failed=output["failed"])
 
 
 def parsed(arguments: str) -> dict[str, Any]:

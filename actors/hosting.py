@@ -12,7 +12,8 @@ from actors.agent import Agent
 from actors.budget import Budget, cost_of, price_of
 from actors.calls import Calls, Parked
 from actors.ledger import Ledger
-from actors.prompt import persona, repaired
+from actors.prompt import persona, repaired, user
+from actors.runs import words
 from actors.together import Together
 from actors.turn import Drained, Result, Scene, brought_by
 from runtime.attempt_record import StoreRecord
@@ -35,6 +36,7 @@ from runtime.tools.tool import ToolResult
 from schemas.agents import Answered
 from schemas.chat import ChatMessage, ToolCall, Usage
 from schemas.config import AgentSettings
+from schemas.jobs import JobView
 
 
 class Hosted:
@@ -51,7 +53,6 @@ class Hosted:
         price = price_of(prices, "" if settings.llm is None else settings.llm.model)
         self.budget = Budget(scene.agent, settings, price, scene.chain, house.clock)
         self.calls = Calls(scene, self.ledger, self.budget)
-        self.calls.held |= brought_by(scene.chain)
         Together(scene, self.calls)
         record = StoreRecord(scene.job, house.store, house.clock, house.prepare, lambda: None)
         self._durable = Durable(scene.job.id, record)
@@ -73,10 +74,12 @@ class Hosted:
         if scene.house.draining:
             raise Drained
         await self.ledger.load()
+        await self.calls.remember()
+        await self.calls.hold(brought_by(scene.chain))
         limit = scene.settings.context_messages
         kept = await scene.house.store.messages(scene.agent, scene.said.conversation, limit=limit)
         line, _ = repaired([ChatMessage.model_validate_json(body) for body in kept])
-        self._said = [ChatMessage(role="user", content=scene.said.text)]
+        self._said = [user(scene.said.text)]
         turn = BackendTurn(
             run=scene.job.id,
             agent=scene.agent,
@@ -191,6 +194,9 @@ class HostedAgent(Agent):
 
     def turn_of(self, scene: Scene) -> Hosted:
         return Hosted(scene, self.backend)
+
+    def on_record(self, run: JobView) -> tuple[ChatMessage, ...]:
+        return (user(words(run)),)  # what it thought by then is its own
 
     def on_answer(self) -> None:
         if isinstance(self.backend, KeepsState):

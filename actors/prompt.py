@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from runtime.stateful import AgentState
+from schemas.agents import Chain, Say
 from schemas.chat import ChatMessage, ChatRequest, ToolSpec
 from schemas.config import AgentSettings
 
@@ -28,6 +29,15 @@ def persona(settings: AgentSettings, state: AgentState) -> str:
         settings.instructions,
     ]
     return "\n".join(part for part in parts if part)
+
+
+def user(text: str) -> ChatMessage:
+    return ChatMessage(role="user", content=text)
+
+
+def heard(said: Say, chain: Chain) -> ChatMessage:
+    """Return what was said to an agent. Words of another agent are data, and say whose they are."""
+    return user(f"[message from the agent {chain.path[-1]}]\n{said.text}" if chain.path else said.text)
 
 
 def repaired(history: Sequence[ChatMessage]) -> tuple[tuple[ChatMessage, ...], int]:

@@ -5,18 +5,18 @@ finished call twice. A turn only reads and reports; what it came to is committed
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
 
 from actors.budget import Budget, price_of
-from actors.calls import Calls, Parked
+from actors.calls import Calls, Parked, shown
 from actors.company import Company
 from actors.ledger import Ledger
 from actors.output import Output
-from actors.prompt import SUMMARISE, Prompt, repaired
+from actors.prompt import SUMMARISE, Prompt, heard, repaired, user
 from actors.together import Together
 from runtime import log
 from runtime.errors import LlmContext, LlmCut, LlmError, LlmTimeout, problem
@@ -96,6 +96,10 @@ class Scene:
     tell: Tell
     changes: list[port.Change] = field(default_factory=list)
 
+    def shown(self, step: str, asked: ToolCall, output: Mapping[str, Any]) -> ChatMessage:
+        """Return what the model is shown of a call's result."""
+        return shown(self.toolbox, self.settings, self.job.id, step, asked, output)
+
 
 class Turn:
     """One attempt at a turn. `run` raises what ends the attempt; what was done by then is on record, and `so_far`
@@ -153,7 +157,7 @@ class Turn:
         for m, call in enumerate(last.tool_calls):
             step = f"tool/{self._number}.{m}"
             if step in self.ledger.done:
-                yield self.calls.message(step, call, self.ledger.done[step])
+                yield self.scene.shown(step, call, self.ledger.done[step])
 
     # -- before and after --------------------------------------------------------------------------------------------
 
@@ -170,14 +174,9 @@ class Turn:
                 port.AppendEvents((("agent.repaired", f"agent:{scene.agent}", about),), scene.house.clock.now())
             )
         self.prompt = Prompt(scene.settings, scene.state, line, summary)
-        self.prompt.said.append(ChatMessage(role="user", content=self._heard()))
+        self.prompt.said.append(heard(scene.said, scene.chain))
         await self.calls.remember()
         await self.calls.hold(self._traits(line))
-
-    def _heard(self) -> str:
-        """Return what was said to the agent. Words of another agent are data, and say whose they are."""
-        said, path = self.scene.said, self.scene.chain.path
-        return f"[message from the agent {path[-1]}]\n{said.text}" if path else said.text
 
     def _traits(self, line: Sequence[ChatMessage]) -> set[str]:
         """Return what earlier calls have brought into this conversation."""
@@ -488,7 +487,3 @@ def whole_characters(text: str) -> str:
 def brought_by(chain: Chain) -> set[str]:
     """Return what a word brings into a run: that of another agent is untrusted, and brings what its sender held."""
     return {*chain.traits, "untrusted"} if chain.path else set()
-
-
-def user(text: str) -> ChatMessage:
-    return ChatMessage(role="user", content=text)

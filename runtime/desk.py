@@ -1,14 +1,24 @@
 """The front desk: what the control socket's operations do inside the daemon."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 
 import anyio
 
 from runtime.core.ref import Ref
 from runtime.core.system import ActorSystem
-from runtime.errors import AgentBusy, AgentNotFound, AskTimeout, Draining, JobFailed, JobNotFound, NoSuchActor, problem
+from runtime.errors import (
+    AgentBusy,
+    AgentNotFound,
+    AskTimeout,
+    Draining,
+    JobFailed,
+    JobNotFound,
+    NoSuchActor,
+    UnhandledMessage,
+    problem,
+)
 from runtime.events import Subscription
 from runtime.events import follow as replay
 from runtime.house import House
@@ -23,6 +33,9 @@ from schemas.system import ActorView, Health, HealthView, Hello, StatusView
 
 OVER: Final = frozenset(f"job.{status}" for status in ENDED)
 """The events with which a job ends."""
+
+KEEPING: Final = 5.0
+"""How many seconds an agent has to say that it will keep what its turn has done."""
 
 INTERRUPTED: Final = ("delayed", "requeued", "recovered", "lost", "waiting", "held")
 """Events of a job after which somebody who waits for its answer has to be patient."""
@@ -204,7 +217,8 @@ class Desk:
     async def _end_turn(self, agent: str, run: str, *, keep: bool) -> None:
         """Cancel a turn and wait until it has ended."""
         if keep:
-            await self.system.ref(f"agent:{agent}").ask(KeepPartial(job=run))
+            with suppress(UnhandledMessage, AskTimeout):  # an actor of the user's own, which has nothing to keep
+                await self.system.ref(f"agent:{agent}").ask(KeepPartial(job=run), timeout=KEEPING)
         async with self.watch(run) as parts:
             await self._cancel(run, "other words came")
             async for part in parts:

@@ -281,6 +281,26 @@ async def test_a_long_result_is_cut_and_can_be_read_on(play: Any) -> None:
         assert last(s.mind.asked[2]).content.endswith("END")
 
 
+STRAY = """
+    async def stray() -> str:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await anyio.sleep(1)
+            except anyio.get_cancelled_exc_class() as error:
+                found = error
+        raise found
+"""
+
+
+async def test_a_tool_that_awaits_something_cancelled_has_failed_and_no_more(play: Any) -> None:
+    async with play("kit:stray", kit_py=TOOLS + STRAY) as s:
+        s.mind.says([("kit_stray", {})], "a pity")
+        view = await s.until(await s.say("ada", "go"))
+        assert (view.status, view.attempts) == ("completed", 1)
+        assert "cancelled" in last(s.mind.asked[1]).content
+
+
 # -- never twice -------------------------------------------------------------------------------------------------------
 
 
@@ -839,14 +859,126 @@ async def test_what_another_agent_used_counts_though_it_failed(play: Any) -> Non
         assert view.result["calls"] == len(s.mind.asked) == 3
 
 
+async def interrupt(s: Any, text: str = "stop", agent: str = "ada") -> None:
+    """Say *text* in place of what runs, and hear the answer."""
+    words = Say(text=text, when_busy="interrupt")
+    async with Desk(s.house, s.system, None).chat(agent, words, key=None, detach=True) as parts:  # type: ignore[arg-type]
+        async for _ in parts:
+            pass
+
+
 async def test_an_interrupted_turn_keeps_the_results_of_calls_that_ended(play: Any) -> None:
     async with play("kit:add", "kit:send") as s:
         gate = KIT["GATE"]["send"] = anyio.Event()
         s.mind.says([("kit_add", {"a": 2, "b": 3}), ("kit_send", {"to": "bob"})], "new answer")
         await s.say("ada", "add, and write to bob")
         await gate.wait()
-        words = Say(text="stop", when_busy="interrupt")
-        async with Desk(s.house, s.system, None).chat("ada", words, key=None, detach=True) as parts:  # type: ignore[arg-type]
-            async for _ in parts:
-                pass
+        await interrupt(s)
         assert ("tool", "5") in await journal(s)
+
+
+UNDONE = "This call was interrupted; its outcome is unknown."
+
+
+async def test_a_run_that_is_interrupted_while_it_waits_keeps_what_it_did(play: Any) -> None:
+    async with play("kit:add", "kit:pay") as s:
+        s.mind.says([("kit_add", {"a": 2, "b": 3})], [("kit_add", {"a": 1}), ("kit_pay", {"amount": 5})], "all right")
+        job = await s.say("ada", "add, and pay")
+        await s.until(job, "waiting")
+        await interrupt(s)
+        assert await s.stands(job) == ("cancelled", "user")
+        before = [("user", "add, and pay"), ("assistant", ""), ("tool", "5")]
+        then = [("assistant", ""), ("tool", "2"), ("tool", UNDONE)]
+        after = [("user", "stop"), ("assistant", "all right")]
+        assert await journal(s) == [*before, *then, *after]
+        sent = [(one.role, one.content) for one in s.mind.asked[-1].messages]
+        assert sent[1:] == [*before, *then, after[0]]
+        (asked,) = await system(s, ListApprovals())
+        assert asked.status == "void"
+        assert ("pay", 5) not in KIT["CALLED"]
+
+
+async def test_an_interrupted_run_that_is_let_go_on_at_that_moment_says_nothing_twice(play: Any) -> None:
+    async with play("kit:pay") as s:
+        s.mind.says([("kit_pay", {"amount": 5})], *["all right"] * 2)
+        job = await s.say("ada", "pay")
+        await s.until(job, "waiting")
+        (asked,) = await system(s, ListApprovals(status="pending"))
+        commit = s.house.store.commit
+
+        async def late(changes: Any) -> Any:
+            kinds = {type(change) for change in changes}
+            if kinds == {port.AppendMessages, port.CancelJobs}:
+                await system(s, AnswerApproval(id=asked.id, allow=True))
+                await s.until(job, "active")
+            elif port.CancelJobs in kinds:
+                with anyio.move_on_after(5):  # the queue hears of it when the run could have come to its end
+                    await s.until(job)
+            return await commit(changes)
+
+        s.house.store.commit = late
+        await interrupt(s)
+        assert await s.stands(job) == ("cancelled", "user")
+        assert [said for said in await journal(s) if said[0] == "user"] == [("user", "pay"), ("user", "stop")]
+        assert KIT["CALLED"] == []
+
+
+ELSEWHERE = """
+    [agents.eve]
+    role = "a mind from elsewhere"
+    actor = "kit:eve"
+    tools = ["kit:pay", "kit:diary", "kit:news", "kit:post"]
+
+    [agents.own]
+    role = "an actor of one's own"
+    actor = "kit:Own"
+"""
+
+MINDS = """
+    from runtime.backends.port import Final
+    from runtime.stateful import StatefulActor, handles
+    from schemas.agents import Say
+
+    class Eve:
+        async def run(self, turn, ctx):
+            tool, _, arguments = turn.text.partition(" ")
+            if tool.startswith("kit_"):
+                await ctx.call_tool(tool, __import__("json").loads(arguments or "{}"))
+            yield Final(text="done: " + turn.text)
+
+    eve = Eve()
+
+    class Own(StatefulActor):
+        @handles
+        async def said(self, message: Say) -> str:
+            if message.text == "wait":
+                await anyio.sleep_forever()
+            return message.text
+"""
+
+
+async def test_an_interrupted_run_of_a_mind_from_elsewhere_keeps_what_was_said_to_it(play: Any) -> None:
+    async with play(config=ELSEWHERE, kit_py=TOOLS + MINDS) as s:
+        pay = 'kit_pay {"amount": 5}'
+        job = await s.say("eve", pay)
+        await s.until(job, "waiting")
+        await interrupt(s, "stop", "eve")
+        assert await s.stands(job) == ("cancelled", "user")
+        assert await journal(s, "eve") == [("user", pay), ("user", "stop"), ("assistant", "done: stop")]
+
+
+async def test_a_mind_from_elsewhere_does_not_forget_what_its_conversation_holds(play: Any) -> None:
+    async with play(config=ELSEWHERE, kit_py=TOOLS + MINDS) as s:
+        for words in ("kit_diary", "hello", "kit_news"):
+            await s.until(await s.say("eve", words))
+        job = await s.say("eve", 'kit_post {"text": "dear diary"}')
+        view = await s.until(job, "completed", "failed", "waiting")
+        assert (view.status, KIT["CALLED"]) == ("waiting", [])
+
+
+async def test_words_in_place_of_what_runs_reach_an_actor_that_keeps_nothing(play: Any) -> None:
+    async with play(config=ELSEWHERE, kit_py=TOOLS + MINDS) as s:
+        job = await s.say("own", "wait")
+        await s.until(job, "active")
+        await interrupt(s, "hello", "own")
+        assert await s.stands(job) == ("cancelled", "user")
