@@ -97,10 +97,14 @@ class Budget:
             -reserved.cost,
         )
 
-    def lost(self, input_tokens: int) -> None:
-        """Count a call of which nobody knows how it ended as if all that was reserved for it had been used."""
-        usage = Usage(input_tokens=input_tokens, output_tokens=self._max_answer or UNSAID_ANSWER)
-        self.count(usage, cost_of(usage, self._price))
+    def lost(self, input_tokens: int) -> tuple[Usage, int]:
+        """Count a call of which nobody knows how it ended as if all that was reserved for it had been used; return
+        that, and what it costs.
+        """
+        usage = Usage(input_tokens=input_tokens, output_tokens=self._max_answer or UNSAID_ANSWER, estimated=True)
+        cost = cost_of(usage, self._price)
+        self.count(usage, cost)
+        return usage, cost
 
     def count(self, usage: Usage, cost: int, calls: int = 1) -> None:
         """Count what a call, or a turn that was delegated, has used."""

@@ -5,18 +5,24 @@ A turn that was cut off (a crash, a wait for a person) runs again from its top a
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
 
 from runtime.attempt_record import kept
 from runtime.clock import Clock
-from runtime.errors import BudgetSpent, TooManySteps
+from runtime.errors import BudgetSpent, LeaseLost, TooManySteps
 from runtime.outcomes import Suspended
 from runtime.store import port
 from schemas.jobs import Claimed
 
 MAX_ERROR: Final = 2000
+LOST: Final = "/lost/"
+"""What stands in the name of a step that keeps what was lost with another, since that may be begun again: between its
+name and the attempt it was lost in.
+"""
+UNKNOWN: Final = "nobody knows how it ended; it counts as if all that was reserved for it had been used"
 
 
 class Ledger:
@@ -42,6 +48,9 @@ class Ledger:
                 self.done[step.name] = step.output
             elif step.state == "started":
                 self.started[step.name] = step.epoch
+        for name, epoch in list(self.started.items()):
+            if f"{name}{LOST}{epoch}" in self.done:
+                del self.started[name]
 
     async def begin(self, name: str, *, charge: port.Charge | None = None, first: Sequence[port.Change] = ()) -> None:
         """Note that a step begins, after *first* in the same commit; *charge* is spent in advance.
@@ -75,12 +84,34 @@ class Ledger:
         self.done[name] = output
         return output
 
-    async def fail(self, name: str, error: BaseException, *, charge: port.Charge | None = None) -> None:
-        """Record that a step failed, so that it may be begun again; written though the turn is being cancelled."""
+    async def fail(
+        self,
+        name: str,
+        error: BaseException,
+        *,
+        charge: port.Charge | None = None,
+        lost: dict[str, Any] | None = None,
+    ) -> None:
+        """Record that a step failed, so that it may be begun again, and what was *lost* with it; it is written though
+        the turn is being cancelled.
+        """
         said = f"{type(error).__name__}: {error}"[:MAX_ERROR].encode(errors="replace").decode()
-        change = port.EndStep(self.job, name, self.clock.now(), error=said, charge=charge)
+        now = self.clock.now()
+        failed = port.EndStep(self.job, name, now, error=said, charge=charge)
         with anyio.CancelScope(shield=True):
-            await self.store.commit((change,))
+            if lost is None:
+                await self.store.commit((failed,))
+            else:
+                with suppress(LeaseLost):  # then it is not ours to tell, and the failure is what matters
+                    place = f"{name}{LOST}{self.job.epoch}."
+                    place += str(sum(known.startswith(place) for known in self.done))
+                    await self.record(place, lost | {"text": said, "failed": True}, failed)
+
+    async def lose(self, name: str, lost: dict[str, Any]) -> None:
+        """Record what may have been *lost* with a step that an earlier attempt began and of which nobody knows how it
+        ended. Raises as `record` does.
+        """
+        await self.record(f"{name}{LOST}{self.started[name]}", lost | {"text": UNKNOWN, "failed": True})
 
     async def absorb(self, change: port.AbsorbJobs) -> str:
         """Take in what was said meanwhile; return it as JSON text. Raises LeaseLost, StoreError."""

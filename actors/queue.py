@@ -19,6 +19,7 @@ from actors.seats import Seats
 from actors.tally import Tally
 from actors.words import Words
 from runtime import log
+from runtime.attempt import STOPPED
 from runtime.core.actor import Promise, Terminated, handles
 from runtime.core.deadlines import Timer
 from runtime.errors import ActorError, MailboxFull, StoreError, UnderstudyError
@@ -479,8 +480,10 @@ class Queue(Asked):
         except MailboxFull:  # it is there and busy: only this message waits a little
             self._release(job)
             self.ends.note(job, NO_ROOM)
-        except ActorError:
-            self._forget(job.worker)  # it has just gone; what it held, this job too, goes back
+        except ActorError:  # it is on its way out, and may still end what it has: of that its own end will tell
+            self.seats.give_nothing_more(seat)
+            self._release(job)
+            self.ends.note(job, STOPPED)
 
     def _has_come_up(self, agent: str) -> bool:
         """Tell whether an agent will be up without anybody's doing."""

@@ -14,7 +14,7 @@ import anyio
 from actors.budget import Budget, price_of
 from actors.calls import Calls, Parked, shown
 from actors.company import Company
-from actors.ledger import Ledger
+from actors.ledger import LOST, Ledger
 from actors.output import Output
 from actors.prompt import SUMMARISE, Prompt, heard, repaired, user
 from actors.together import Together
@@ -125,6 +125,9 @@ class Turn:
     async def run(self) -> Result:
         """Take the turn to its end."""
         await self.ledger.load()
+        for step, output in self.ledger.done.items():
+            if LOST in step:
+                self._count(output)
         await self._begin()
         number = 0
         while True:
@@ -304,7 +307,7 @@ class Turn:
         request = self._cut(request)
         tokens = self.meter.estimate(request)
         if step in ledger.started:
-            self.budget.lost(tokens)
+            await ledger.lose(step, self._lost(*self.budget.lost(tokens)))
         while True:
             charge = self.budget.reserve(tokens)
             await ledger.begin(step, charge=charge)
@@ -335,13 +338,11 @@ class Turn:
         except BaseException as error:
             self._lost_text = "" if quiet else "".join(heard.text)
             used = heard.usage or (estimate_usage(request, heard.whole + heard.unsaid) if heard.began else None)
-            back = self.budget.release(charge) if used is None else self.budget.settle(charge, used)[0]
-            await self.ledger.fail(step, error, charge=back)
+            await self._failed(step, error, charge, used)
             raise
         if not heard.stopped:
             cut_off = LlmCut("the answer has no end", partial=heard.whole)
-            used = estimate_usage(request, heard.whole)
-            await self.ledger.fail(step, cut_off, charge=self.budget.settle(charge, used)[0])
+            await self._failed(step, cut_off, charge, estimate_usage(request, heard.whole))
             raise cut_off
         usage = heard.usage or estimate_usage(request, heard.whole)
         paid = Usage() if heard.cached else usage
@@ -358,9 +359,26 @@ class Turn:
         await self.ledger.end(step, output, cost=cost / 1_000_000, charge=difference)
         return Said(heard.whole, tuple(heard.calls), usage, heard.stopped)
 
-    def _known(self, output: dict[str, Any]) -> Said:
+    async def _failed(self, step: str, error: BaseException, charge: port.Charge, used: Usage | None) -> None:
+        """Put on record that a call failed, and what it has used all the same: later attempts count it too."""
+        if used is None:
+            await self.ledger.fail(step, error, charge=self.budget.release(charge))
+            return
+        difference, cost = self.budget.settle(charge, used)
+        await self.ledger.fail(step, error, charge=difference, lost=self._lost(used, cost))
+
+    def _lost(self, used: Usage, cost: int) -> dict[str, Any]:
+        llm = self.scene.settings.llm
+        assert llm is not None
+        return {"usage": used.model_dump(), "model": llm.model, "cost": cost}
+
+    def _count(self, output: dict[str, Any]) -> Usage:
         usage = Usage.model_validate(output["usage"])
         self.budget.count(usage, output["cost"])
+        return usage
+
+    def _known(self, output: dict[str, Any]) -> Said:
+        usage = self._count(output)
         calls = tuple(ToolCall.model_validate(call) for call in output["calls"])
         return Said(output["text"], calls, usage, output["stop"])
 

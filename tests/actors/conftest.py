@@ -26,7 +26,7 @@ from runtime.errors import JobNotFound, StoreError, StoreFull
 from runtime.events import EventBus
 from runtime.secrets import Redactor
 from runtime.store.memory import MemoryStore
-from runtime.store.port import Change
+from runtime.store.port import Change, ClaimJobs
 from schemas.agents import Say
 from schemas.base import Request
 from schemas.jobs import (
@@ -93,6 +93,7 @@ class Disk(MemoryStore):
     breaks    the next commit, with an error that is none of a store's
     unheard   the next commit with a change of this type is written, and nobody hears of it
     takes     seconds that a commit takes
+    claimed   what each claim has found
     """
 
     def __init__(self) -> None:
@@ -103,6 +104,7 @@ class Disk(MemoryStore):
         self.takes = 0.0
         self.commits: list[tuple[Change, ...]] = []
         self.refused = 0
+        self.claimed: list[tuple[Claimed, ...]] = []
 
     async def commit(self, changes: Any) -> list[Any]:
         if self.takes:
@@ -117,7 +119,9 @@ class Disk(MemoryStore):
             self.unheard = None
             self.fail_next(StoreError("the outcome is unknown"), applied=True)
         self.commits.append(tuple(changes))
-        return await super().commit(changes)
+        results = await super().commit(changes)
+        self.claimed += [found for one, found in zip(changes, results, strict=True) if isinstance(one, ClaimJobs)]
+        return results
 
     def written(self, kind: type) -> list[Any]:
         """Return the changes of one kind that were committed, in order."""

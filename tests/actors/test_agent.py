@@ -452,6 +452,25 @@ async def test_a_stop_lets_turns_end_and_writes_their_answers(ada: Any) -> None:
     assert len(await disk.messages("ada", "main")) == 2
 
 
+async def test_a_job_that_is_claimed_while_the_agent_stops_does_not_cost_the_turns_it_still_takes(ada: Any) -> None:
+    async with ada() as s:
+        s.model.answers("the end", pause=5.0)
+        job = await s.say("ada", "hi", "a")
+        await at_work(s, job)
+        disk = s.disk
+        disk.takes = 1.0
+        late = await s.say("ada", "hi", "b")
+        await anyio.sleep(0.5)  # it is being claimed now
+        s.house.draining = True
+        s.system.stop()
+        await anyio.sleep(20)
+    await disk.open()
+    assert any(one.id == late for claim in disk.claimed for one in claim)
+    assert (await disk.job(job)).status == "completed"
+    view = await disk.job(late)
+    assert (view.status, view.attempts) == ("pending", 0)
+
+
 async def test_an_answer_is_kept_though_another_turn_outlasts_the_drain(ada: Any) -> None:
     async with ada() as s:
         s.model.answers("short", pause=3.0)

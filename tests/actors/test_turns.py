@@ -859,6 +859,43 @@ async def test_what_another_agent_used_counts_though_it_failed(play: Any) -> Non
         assert view.result["calls"] == len(s.mind.asked) == 3
 
 
+async def test_calls_that_failed_count_in_the_attempts_after_them(play: Any) -> None:
+    cut_off = (TextPart(text="word " * 60), LlmOverloaded("cut"))
+    async with play(more="budget = { run_calls = 2 }") as s:
+        s.mind.says(*[cut_off] * 9)
+        job = await s.say("ada", "go", max_attempts=5)
+        view = await s.until(job)
+        assert (view.status, view.attempts, len(s.mind.asked)) == ("failed", 3, 2)
+        assert "run_calls" in view.error.detail
+        (day,) = await s.disk.spent("ada")
+        run = await system(s, GetRun(id=job))
+        assert (run.spent.calls, run.spent.tokens) == (2, day.input_tokens + day.output_tokens)
+        lost = [(line.state, line.text) for line in run.timeline if line.what == "model" and "cut" in line.text]
+        assert ("failed", "LlmOverloaded: cut") in lost
+
+
+async def test_a_call_that_nobody_knows_the_end_of_counts_in_all_attempts_after_it(play: Any) -> None:
+    mind = Mind()
+    mind.holds()
+    mind.says("never heard")
+    limits = "budget = { run_calls = 3 }"
+    async with play("kit:pay", more=limits, mind=mind) as s:
+        job = await s.say("ada", "go")
+        await mind.entered.wait()
+        disk = s.die()
+    mind.go.set()
+    mind.says([("kit_pay", {"amount": 5})], [("kit_pay", {"amount": 6})], "unpaid for")
+    async with play("kit:pay", more=limits, mind=mind, disk=disk, boot="boot-2") as s:
+        for _ in range(2):
+            await s.until(job, "waiting")
+            (asked,) = await system(s, ListApprovals(status="pending"))
+            await system(s, AnswerApproval(id=asked.id, allow=True))
+            await s.caught_up()
+        view = await s.until(job)
+        assert (view.status, len(mind.asked)) == ("failed", 3)
+        assert "run_calls" in view.error.detail
+
+
 async def interrupt(s: Any, text: str = "stop", agent: str = "ada") -> None:
     """Say *text* in place of what runs, and hear the answer."""
     words = Say(text=text, when_busy="interrupt")
