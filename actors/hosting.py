@@ -12,7 +12,7 @@ from actors.agent import Agent
 from actors.budget import Budget, cost_of, price_of
 from actors.calls import Calls, Parked
 from actors.ledger import Ledger
-from actors.prompt import persona, repaired, user
+from actors.prompt import persona, public, repaired, user
 from actors.runs import words
 from actors.together import Together
 from actors.turn import Drained, Result, Scene, brought_by
@@ -78,7 +78,7 @@ class Hosted:
         await self.calls.hold(brought_by(scene.chain))
         limit = scene.settings.context_messages
         kept = await scene.house.store.messages(scene.agent, scene.said.conversation, limit=limit)
-        line, _ = repaired([ChatMessage.model_validate_json(body) for body in kept])
+        line, _ = repaired([public(body) for body in kept])
         self._said = [user(scene.said.text)]
         turn = BackendTurn(
             run=scene.job.id,

@@ -13,6 +13,7 @@ from actors.approvals import pending_of
 from actors.budget import day_of, micros
 from actors.calls import traits_key
 from actors.company import Company
+from actors.prompt import public
 from runtime import config
 from runtime.core.actor import Actor, handles
 from runtime.core.spec import ChildSpec
@@ -164,7 +165,7 @@ class People(Actor):
     async def conversation(self, message: GetConversation) -> tuple[ChatMessage, ...]:
         self._settings(message.name)
         kept = await self.house.store.messages(message.name, message.conversation, limit=message.limit)
-        return tuple(ChatMessage.model_validate_json(body) for body in kept)
+        return tuple(public(body) for body in kept)
 
     @handles
     async def export(self, message: ExportConversation) -> tuple[Kept, ...]:
@@ -172,9 +173,7 @@ class People(Actor):
         rows = await self.house.store.journal(
             message.name, message.conversation, after=message.after, limit=message.limit
         )
-        return tuple(
-            Kept(n=row.n, at=row.at, run=row.job, message=ChatMessage.model_validate_json(row.body)) for row in rows
-        )
+        return tuple(Kept(n=row.n, at=row.at, run=row.job, message=public(row.body)) for row in rows)
 
     @handles
     async def fork(self, message: ForkConversation) -> int:

@@ -40,6 +40,11 @@ def heard(said: Say, chain: Chain) -> ChatMessage:
     return user(f"[message from the agent {chain.path[-1]}]\n{said.text}" if chain.path else said.text)
 
 
+def public(body: str) -> ChatMessage:
+    """Return a kept message as anybody may have it: what is only for the model's provider is left out."""
+    return ChatMessage.model_validate_json(body).model_copy(update={"native": None})
+
+
 def repaired(history: Sequence[ChatMessage]) -> tuple[tuple[ChatMessage, ...], int]:
     """Return *history* as a provider takes it, and how much had to be put right: a call without a result gets one that
     says so, and a result without its call is left out.

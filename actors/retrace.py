@@ -2,9 +2,10 @@
 
 from actors.calls import shown
 from actors.prompt import heard, repaired, user
+from actors.turn import Said
 from runtime.tools.tool import Toolbox
 from schemas.agents import Chain, Say
-from schemas.chat import ChatMessage, ToolCall
+from schemas.chat import ChatMessage
 from schemas.config import AgentSettings
 from schemas.jobs import JobView
 
@@ -21,9 +22,8 @@ def retrace(run: JobView, settings: AgentSettings, toolbox: Toolbox) -> tuple[Ch
         answer = done.get(f"model/{number}")
         if answer is None:
             return repaired(said)[0]
-        calls = tuple(ToolCall.model_validate(call) for call in answer["calls"])
-        said.append(ChatMessage(role="assistant", content=answer["text"], tool_calls=calls))
-        steps = ((f"tool/{number}.{m}", call) for m, call in enumerate(calls))
+        said.append(Said.of(answer).message)
+        steps = ((f"tool/{number}.{m}", call) for m, call in enumerate(said[-1].tool_calls))
         said += [shown(toolbox, settings, run.id, step, call, done[step]) for step, call in steps if step in done]
         said += [user(args["message"]["text"]) for _, args in done.get(f"steer/{number}.end", ())]
         number += 1

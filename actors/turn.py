@@ -31,6 +31,8 @@ from schemas.agents import STEER_TAG, Answered, Chain, Say
 from schemas.chat import (
     ChatMessage,
     ChatRequest,
+    Native,
+    NativePart,
     ReasoningPart,
     StopPart,
     TextPart,
@@ -63,10 +65,18 @@ class Said:
     calls: tuple[ToolCall, ...]
     usage: Usage
     stop: str
+    native: Native | None = None
+
+    @classmethod
+    def of(cls, output: dict[str, Any]) -> "Said":
+        """Return it as it stands on record."""
+        calls = tuple(ToolCall.model_validate(call) for call in output["calls"])
+        native = Native.model_validate(output["native"]) if "native" in output else None
+        return cls(output["text"], calls, Usage.model_validate(output["usage"]), output["stop"], native)
 
     @property
     def message(self) -> ChatMessage:
-        return ChatMessage(role="assistant", content=self.text, tool_calls=self.calls)
+        return ChatMessage(role="assistant", content=self.text, tool_calls=self.calls, native=self.native)
 
 
 @dataclass(slots=True)
@@ -356,8 +366,10 @@ class Turn:
             "cost": cost,
             "cached": heard.cached,
         }
+        if heard.native is not None:
+            output["native"] = heard.native.model_dump()
         await self.ledger.end(step, output, cost=cost / 1_000_000, charge=difference)
-        return Said(heard.whole, tuple(heard.calls), usage, heard.stopped)
+        return Said(heard.whole, tuple(heard.calls), usage, heard.stopped, heard.native)
 
     async def _failed(self, step: str, error: BaseException, charge: port.Charge, used: Usage | None) -> None:
         """Put on record that a call failed, and what it has used all the same: later attempts count it too."""
@@ -372,15 +384,12 @@ class Turn:
         assert llm is not None
         return {"usage": used.model_dump(), "model": llm.model, "cost": cost}
 
-    def _count(self, output: dict[str, Any]) -> Usage:
-        usage = Usage.model_validate(output["usage"])
-        self.budget.count(usage, output["cost"])
-        return usage
+    def _count(self, output: dict[str, Any]) -> None:
+        self.budget.count(Usage.model_validate(output["usage"]), output["cost"])
 
     def _known(self, output: dict[str, Any]) -> Said:
-        usage = self._count(output)
-        calls = tuple(ToolCall.model_validate(call) for call in output["calls"])
-        return Said(output["text"], calls, usage, output["stop"])
+        self._count(output)
+        return Said.of(output)
 
     # -- the tools -----------------------------------------------------------------------------------------------------
 
@@ -435,6 +444,7 @@ class Heard:
         self.unsaid = ""
         self.began = False
         self.calls: list[ToolCall] = []
+        self.native: Native | None = None
         self.usage: Usage | None = None
         self.cached = False
         self.stopped = ""
@@ -483,6 +493,8 @@ class Heard:
                 self.unsaid += call.arguments
                 given = {"id": call.id, "name": call.name, "arguments": call.arguments}
                 self.calls.append(ToolCall(**{key: whole_characters(text) for key, text in given.items()}))
+            case NativePart():
+                self.native = part.native
             case UsagePart():
                 self.usage, self.cached = part.usage, part.cached
             case StopPart():

@@ -25,9 +25,22 @@ class ToolSpec(Model):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
+class Native(Model):
+    """What a model said, in the form of its provider, where it also thought: many refuse to go on after a call of a
+    tool unless they get back, word for word, what the model had thought before it.
+
+    dialect, model: whose form it is, and nobody else is sent it. body: JSON text: of `messages` the blocks of the
+    message, of `completions` the fields that it has besides our own.
+    """
+
+    dialect: Literal["messages", "completions"]
+    model: str
+    body: str
+
+
 class ChatMessage(Model):
     """One message of a conversation. A message of role `tool` answers the call `tool_call_id`; `failed` where the
-    call did not do what was asked.
+    call did not do what was asked. `native` is for the model's provider alone.
     """
 
     role: Role
@@ -36,6 +49,7 @@ class ChatMessage(Model):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     failed: bool = False
+    native: Native | None = None
 
 
 class Usage(Model):
@@ -99,6 +113,13 @@ class ToolCallPart(Model):
     call: ToolCall
 
 
+class NativePart(Model):
+    """The whole answer in the form of its provider, where the model thought."""
+
+    kind: Literal["native"] = "native"
+    native: Native
+
+
 class UsagePart(Model):
     """What the call used; `cached`: the answer came from our own cache and was not paid for again."""
 
@@ -114,4 +135,6 @@ class StopPart(Model):
     reason: Literal["stop", "length", "tool_calls", "content_filter"] = "stop"
 
 
-ChatPart = Annotated[TextPart | ReasoningPart | ToolCallPart | UsagePart | StopPart, Field(discriminator="kind")]
+ChatPart = Annotated[
+    TextPart | ReasoningPart | ToolCallPart | NativePart | UsagePart | StopPart, Field(discriminator="kind")
+]

@@ -23,6 +23,12 @@ from runtime.control.wire import Part, Wire, WireError
 from runtime.sandbox.process import alive, descendants, look
 from schemas.jobs import ENDED
 
+# Run in the background of a shell, all that we start would inherit that it ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Run in the background of a shell, all that we start would inherit that it ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 BIN = Path(sys.executable).parent
 MARK = "LC_UNDERSTUDY_TEST"
 """A variable that the daemon hands down to every command it starts, so that none of them can hide from us."""

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from runtime.clock import Clock
-from schemas.chat import ChatPart, ChatRequest, Embedded, EmbedRequest, ReasoningPart, TextPart, ToolCallPart
+from schemas.chat import (
+    ChatPart,
+    ChatRequest,
+    Embedded,
+    EmbedRequest,
+    NativePart,
+    ReasoningPart,
+    TextPart,
+    ToolCallPart,
+)
 
 MAX_ENTRIES: Final = 1024
 MAX_BYTES: Final = 32 * 1024 * 1024
@@ -98,4 +107,6 @@ def size_of(value: ChatPart | Embedded) -> int:
         return PART_BYTES + len(value.text.encode(errors="replace"))
     if isinstance(value, ToolCallPart):
         return PART_BYTES + len(value.call.arguments.encode(errors="replace"))
+    if isinstance(value, NativePart):
+        return PART_BYTES + len(value.native.body)
     return PART_BYTES

@@ -14,6 +14,8 @@ from runtime.llm.shape import (
     as_list,
     as_str,
     is_object,
+    native,
+    native_of,
     parse,
     parse_whole,
     write,
@@ -34,6 +36,11 @@ from schemas.chat import (
 
 StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
+DIALECT: Final = "completions"
+
+THOUGHTS: Final = ("reasoning_content", "reasoning")
+"""The fields in which servers tell what a model thought. Which one a server uses, that one it wants back."""
+
 SCHEMA_NAME: Final = "answer"
 """What the schema of an answer is called where the dialect wants a name."""
 
@@ -48,11 +55,15 @@ _REASONS: Final[dict[str, StopReason]] = {
 def encode(request: ChatRequest) -> bytes:
     """Return *request* as the body of a streamed call; `extra` may set any other field but never the ones we own.
 
-    `response_schema` goes as a strict `json_schema`; `failed` has no word in this dialect, the text says it. Raises
-    `LlmRequest` where `extra` holds something JSON cannot say.
+    What this very model thought goes back to it. `response_schema` goes as a strict `json_schema`; `failed` has no word
+    in this dialect, the text says it. Raises `LlmRequest` where `extra` holds something JSON cannot say.
     """
     body: dict[str, Any] = {"stream_options": {"include_usage": True}, **request.extra}
-    body |= {"model": request.model, "messages": [_message(message) for message in request.messages], "stream": True}
+    body |= {
+        "model": request.model,
+        "messages": [_message(message, request.model) for message in request.messages],
+        "stream": True,
+    }
     if request.temperature is not None:
         body["temperature"] = request.temperature
     if request.max_tokens is not None:
@@ -84,8 +95,9 @@ def _chosen(choice: str) -> str | dict[str, Any]:
     return {"type": "function", "function": {"name": choice}}
 
 
-def _message(message: ChatMessage) -> dict[str, Any]:
-    wire: dict[str, Any] = {"role": message.role, "content": message.content}
+def _message(message: ChatMessage, model: str) -> dict[str, Any]:
+    wire: dict[str, Any] = native_of(message, DIALECT, model) or {}
+    wire |= {"role": message.role, "content": message.content}
     if message.name is not None:
         wire["name"] = message.name
     if message.tool_call_id is not None:
@@ -123,6 +135,7 @@ class Reader:
         self._request = request
         self.secret = secret
         self._text: list[str] = []
+        self._thoughts: dict[str, list[str]] = {}
         self._calls: list[_Call] = []
         self._usage: Usage | None = None
         self._reason: StopReason | None = None
@@ -169,6 +182,9 @@ class Reader:
         calls = list(self._whole_calls())
         for call in calls:
             yield ToolCallPart(call=call)
+        if self._thoughts:
+            thoughts = {field: "".join(pieces) for field, pieces in self._thoughts.items()}
+            yield from native(DIALECT, self._request.model, thoughts)
         yield UsagePart(usage=self._usage or estimate_usage(self._request, self.partial))
         # Some servers say "stop" to an answer that calls tools.
         yield StopPart(reason="tool_calls" if calls and self._reason in (None, "stop") else self._reason or "stop")
@@ -186,9 +202,10 @@ class Reader:
 
     def _choice(self, choice: dict[str, Any], key: str) -> Iterator[ChatPart]:
         delta = as_dict(choice.get(key) or {}, key)
-        thought = delta.get("reasoning_content") or delta.get("reasoning")
+        field, thought = next(((one, delta[one]) for one in THOUGHTS if delta.get(one)), ("", ""))
         if thought:
-            yield ReasoningPart(text=as_str(thought, "reasoning"))
+            self._thoughts.setdefault(field, []).append(as_str(thought, "reasoning"))
+            yield ReasoningPart(text=thought)
         text = as_str(delta.get("content") or "", "content")
         if text:
             self._text.append(text)

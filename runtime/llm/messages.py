@@ -4,8 +4,10 @@ import json
 import re
 from typing import Any, Final, Literal
 
-from runtime.llm.shape import write
+from runtime.llm.shape import native_of, write
 from schemas.chat import ChatMessage, ChatRequest, ToolCall, ToolSpec
+
+DIALECT: Final = "messages"
 
 MAX_TOKENS: Final = 4096
 """How long an answer may be where nobody says: the dialect demands a number."""
@@ -25,7 +27,8 @@ def encode(request: ChatRequest) -> bytes:
     """Return *request* as the body of a streamed call; `extra` may set any other field but never the ones we own.
 
     System messages become the one `system` text, wherever they stand; names of speakers have no place here. Results of
-    tools are a user's blocks, and messages of one role in a row are one message. Temperatures end at 1.
+    tools are a user's blocks, and messages of one role in a row are one message. What this very model said goes back as
+    it came, with what it thought. Temperatures end at 1.
 
     `response_schema` goes as a tool of ours that the model is forced to call, for every model and every server of this
     dialect takes any schema there; what it is called with is the answer's text (see `form`). Beside other tools it may
@@ -34,7 +37,7 @@ def encode(request: ChatRequest) -> bytes:
     Raises `LlmRequest` where `extra` holds something JSON cannot say.
     """
     body: dict[str, Any] = {"max_tokens": MAX_TOKENS, **request.extra}
-    body |= {"model": request.model, "messages": _messages(request.messages), "stream": True}
+    body |= {"model": request.model, "messages": _messages(request), "stream": True}
     system = "\n\n".join(m.content for m in request.messages if m.role == "system" and m.content.strip())
     if system:
         body["system"] = system
@@ -95,11 +98,11 @@ def _thinks(request: ChatRequest) -> bool:
     return isinstance(thinking, dict) and thinking.get("type") not in (None, "disabled")
 
 
-def _messages(messages: tuple[ChatMessage, ...]) -> list[dict[str, Any]]:
+def _messages(request: ChatRequest) -> list[dict[str, Any]]:
     merged: list[dict[str, Any]] = []
-    for message in messages:
+    for message in request.messages:
         role = "assistant" if message.role == "assistant" else "user"
-        blocks = _blocks(message)
+        blocks = native_of(message, DIALECT, request.model) or _blocks(message)
         if not blocks:
             continue
         if merged and merged[-1]["role"] == role:
@@ -120,10 +123,10 @@ def _blocks(message: ChatMessage) -> list[dict[str, Any]]:
         block = {"type": "tool_result", "tool_use_id": _id(message.tool_call_id or ""), "content": message.content}
         return [block | ({"is_error": True} if message.failed else {})]
     text = [{"type": "text", "text": message.content}] if message.content.strip() else []
-    return text + [_call(call) for call in message.tool_calls]
+    return text + [wire_call(call) for call in message.tool_calls]
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def wire_call(call: ToolCall) -> dict[str, Any]:
     return {"type": "tool_use", "id": _id(call.id), "name": call.name, "input": _input(call.arguments)}
 
 

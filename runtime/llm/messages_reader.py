@@ -7,9 +7,9 @@ from typing import Any, Final, Literal
 
 from runtime.errors import LlmCut, LlmProtocol, LlmTooLarge
 from runtime.llm.faults import quote
-from runtime.llm.messages import ANSWER, WRAPPED, form
+from runtime.llm.messages import ANSWER, DIALECT, WRAPPED, form, wire_call
 from runtime.llm.provider import estimate_usage
-from runtime.llm.shape import MAX_TOOL_CALLS, as_count, as_dict, as_str, is_object, parse, parse_whole
+from runtime.llm.shape import MAX_TOOL_CALLS, as_count, as_dict, as_str, is_object, native, parse, parse_whole
 from schemas.chat import (
     ChatPart,
     ChatRequest,
@@ -77,6 +77,7 @@ class Reader:
         self._text: list[str] = []
         self._aside: list[str] = []
         self._calls: dict[int, _Call] = {}
+        self._blocks: dict[int, dict[str, Any]] = {}  # of text and thoughts, with lists of the pieces of what grows
         self._counts: dict[str, int] = {}
         self._reason: StopReason | None = None
         self._takers: dict[str, Callable[[dict[str, Any]], Iterator[ChatPart]]] = {
@@ -131,6 +132,7 @@ class Reader:
             yield from self._say("".join(self._aside))
         for call in calls:
             yield ToolCallPart(call=call)
+        yield from self._native(calls)
         yield UsagePart(usage=self._usage())
         reason = self._reason or "stop"
         if reason in ("stop", "tool_calls"):
@@ -148,9 +150,14 @@ class Reader:
         block = as_dict(event.get("content_block"), "a block")
         kind = block.get("type")
         if kind == "text":
-            yield from self._words(block.get("text"))
+            self._blocks[_index(event)] = {"type": kind, "text": []}
+            yield from self._words(self._grown(event, "text", block))
         elif kind == "thinking":
-            yield from _think(block.get("thinking"))
+            self._blocks[_index(event)] = {"type": kind, "thinking": [], "signature": []}
+            self._grown(event, "signature", block)
+            yield from _think(self._grown(event, "thinking", block))
+        elif kind == "redacted_thinking":
+            self._blocks[_index(event)] = {"type": kind, "data": as_str(block.get("data") or "", "data")}
         elif kind == "tool_use":
             if len(self._calls) >= MAX_TOOL_CALLS:
                 raise LlmTooLarge(f"the answer calls more than {MAX_TOOL_CALLS} tools", limit=MAX_TOOL_CALLS)
@@ -162,9 +169,11 @@ class Reader:
         delta = as_dict(event.get("delta"), "delta")
         kind = delta.get("type")
         if kind == "text_delta":
-            yield from self._words(delta.get("text"))
+            yield from self._words(self._grown(event, "text", delta))
         elif kind == "thinking_delta":
-            yield from _think(delta.get("thinking"))
+            yield from _think(self._grown(event, "thinking", delta))
+        elif kind == "signature_delta":
+            self._grown(event, "signature", delta)
         elif kind == "input_json_delta":
             call = self._calls.get(_index(event))
             if call is not None:  # else the server's own tool, or a block whose start never came
@@ -197,6 +206,33 @@ class Reader:
         return iter(())
 
     # -- what they come to ---------------------------------------------------------------------------------------------
+
+    def _grown(self, event: dict[str, Any], key: str, grows: dict[str, Any]) -> str:
+        """Return the piece of text in *grows*, which is also a piece of the event's block."""
+        piece = as_str(grows.get(key) or "", key)
+        block = self._blocks.get(_index(event), {})
+        if key in block:  # else its start never came
+            block[key].append(piece)
+        return piece
+
+    def _native(self, calls: list[ToolCall]) -> Iterator[ChatPart]:
+        """Yield the message as it came, where thoughts are a part of it. An answer in its tool's place is not in it: it
+        ends the turn, and stands in the conversation as words.
+        """
+        if all(block["type"] == "text" for block in self._blocks.values()) or (self._form != "text" and not calls):
+            return
+        if self._reason not in (None, "stop", "tool_calls"):
+            return  # it stopped short, maybe within a thought
+        made = {call.id: call for call in calls}
+        content: dict[int, dict[str, Any]] = {
+            index: {key: "".join(value) if isinstance(value, list) else value for key, value in block.items()}
+            for index, block in self._blocks.items()
+        }
+        content |= {index: wire_call(made[call.id]) for index, call in self._calls.items() if call.id in made}
+        said = [content[index] for index in sorted(content)]
+        yield from native(
+            DIALECT, self._request.model, [one for one in said if one["type"] != "text" or one["text"].strip()]
+        )
 
     def _words(self, text: Any) -> Iterator[ChatPart]:
         if self._form == "text":

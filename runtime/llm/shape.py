@@ -2,10 +2,12 @@
 
 import json
 import math
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, Literal
 
 from runtime.errors import LlmCut, LlmProtocol, LlmRequest
 from runtime.llm.faults import quote, reported
+from schemas.chat import ChatMessage, Native, NativePart
 
 MAX_TOOL_CALLS: Final = 128
 """How many tools one answer may call; more is `LlmTooLarge`."""
@@ -17,6 +19,24 @@ def write(body: dict[str, Any]) -> bytes:
         return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise LlmRequest(f"the request cannot be written as JSON: {error}") from error
+
+
+def native(dialect: Literal["messages", "completions"], model: str, value: Any) -> Iterator[NativePart]:
+    """Yield *value* as the part it is; nothing where it holds half a character, which could not be sent back."""
+    body = json.dumps(value, separators=(",", ":"))
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()  # only here do halves that came apart become one
+    except UnicodeEncodeError:
+        return
+    yield NativePart(native=Native(dialect=dialect, model=model, body=body))
+
+
+def native_of(message: ChatMessage, dialect: str, model: str) -> Any:
+    """Return *message* in the form of its provider, None where it has none or is somebody else's."""
+    kept = message.native
+    if kept is None or (kept.dialect, kept.model) != (dialect, model):
+        return None
+    return json.loads(kept.body)
 
 
 def parse(data: bytes, secret: str | None) -> dict[str, Any]:

@@ -133,6 +133,9 @@ def weigh(request: ChatRequest | EmbedRequest) -> int:
     if isinstance(request, EmbedRequest):
         return sum(_bytes(text) + MESSAGE_BYTES for text in request.texts)
     told = sum(_weigh_message(message) for message in request.messages)
+    asked = max((at for at, message in enumerate(request.messages) if message.role == "user"), default=0)
+    # What was thought before the last words of the user is sent along, and left unread by most.
+    told += sum(len(message.native.body) for message in request.messages[asked:] if message.native is not None)
     offered = sum(
         _bytes(tool.name) + _bytes(tool.description) + _json_bytes(tool.parameters) + MESSAGE_BYTES
         for tool in request.tools

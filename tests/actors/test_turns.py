@@ -13,11 +13,13 @@ from runtime.desk import Desk
 from runtime.errors import LlmContext, LlmOverloaded, LlmRequest, StoreFull
 from runtime.loader import load_object
 from runtime.store import port
-from schemas.agents import STEER_TAG, GetAgent, Say, WhyAgent
+from schemas.agents import STEER_TAG, GetAgent, GetConversation, Say, WhyAgent
 from schemas.chat import (
     ChatMessage,
     ChatPart,
     ChatRequest,
+    Native,
+    NativePart,
     ReasoningPart,
     StopPart,
     TextPart,
@@ -279,6 +281,32 @@ async def test_a_long_result_is_cut_and_can_be_read_on(play: Any) -> None:
         view = await s.until(await s.say("ada", "go"))
         assert view.status == "completed", view.error
         assert last(s.mind.asked[2]).content.endswith("END")
+
+
+async def test_what_the_model_thought_goes_back_to_it_and_is_shown_to_nobody(play: Any) -> None:
+    def thinking(n: int, *parts: Any) -> tuple[Any, ...]:
+        native = Native(dialect="completions", model="m1", body=f'{{"reasoning":"{n}"}}')
+        return (ReasoningPart(text="hm"), *parts, NativePart(native=native), UsagePart(usage=Usage()), StopPart())
+
+    mind = Mind()
+    mind.says(
+        thinking(1, ToolCallPart(call=ToolCall(id="c", name="kit_pay", arguments='{"amount": 5}'))),
+        thinking(2, TextPart(text="done")),
+        "again",
+    )
+    async with play("kit:pay", mind=mind) as s:
+        job = await s.say("ada", "pay")
+        await s.until(job, "waiting")
+        disk = s.die()
+    async with play("kit:pay", mind=mind, disk=disk, boot="boot-2") as s:
+        (asked,) = await system(s, ListApprovals(status="pending"))
+        await system(s, AnswerApproval(id=asked.id, allow=True))
+        assert (await s.until(job)).status == "completed"
+        await s.until(await s.say("ada", "and now"))
+        sent = [[m.native.body for m in request.messages if m.native is not None] for request in mind.asked]
+        assert sent == [[], ['{"reasoning":"1"}'], ['{"reasoning":"1"}', '{"reasoning":"2"}']]
+        shown = await system(s, GetConversation(name="ada", conversation="main"))
+        assert [message.native for message in shown] == [None] * 6
 
 
 STRAY = """

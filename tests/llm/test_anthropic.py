@@ -7,7 +7,17 @@ import pytest
 from runtime.errors import LlmRequest
 from runtime.llm.anthropic import AnthropicProvider
 from runtime.llm.provider import complete
-from schemas.chat import EmbedRequest, ReasoningPart, StopPart, TextPart, ToolCall, ToolCallPart, Usage, UsagePart
+from schemas.chat import (
+    EmbedRequest,
+    NativePart,
+    ReasoningPart,
+    StopPart,
+    TextPart,
+    ToolCall,
+    ToolCallPart,
+    Usage,
+    UsagePart,
+)
 
 KEY = "sk-very-secret-0123456789"
 
@@ -51,6 +61,7 @@ async def test_a_whole_answer(play: Any, request_of: Any) -> None:
         ReasoningPart(text="hm"),
         TextPart(text="I look."),
         ToolCallPart(call=ToolCall(id="a", name="weather", arguments="{}")),
+        NativePart(native=got[3].native),
         UsagePart(usage=Usage(input_tokens=7, output_tokens=2)),
         StopPart(reason="tool_calls"),
     ]

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from runtime.errors import LlmCut, LlmError, LlmTooLarge
 from runtime.llm.completions import Reader, encode
 from runtime.llm.shape import MAX_TOOL_CALLS
-from schemas.chat import ChatMessage, ChatPart, ChatRequest, StopPart, ToolCall, ToolCallPart, ToolSpec
+from schemas.chat import (
+    ChatMessage,
+    ChatPart,
+    ChatRequest,
+    Native,
+    NativePart,
+    StopPart,
+    ToolCall,
+    ToolCallPart,
+    ToolSpec,
+)
 
 HELLO = ChatRequest(model="m", messages=(ChatMessage(role="user", content="hello"),))
 
@@ -45,6 +55,17 @@ def test_a_conversation_with_tools_is_written_as_the_dialect_has_it() -> None:
         {"role": "user", "content": "naïve ☃", "name": "ann"},
     ]
     assert not {"temperature", "max_tokens", "stop"} & body.keys()
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_what_a_model_thought_goes_back_to_it_in_the_field_it_came_in_and_to_nobody_else(field: str) -> None:
+    parts = read(delta(**{field: "h"}), delta(**{field: "m"}), delta("stop", content="Hello."))
+    (native,) = [part.native for part in parts if isinstance(part, NativePart)]
+    assert native == Native(dialect="completions", model="m", body=json.dumps({field: "hm"}, separators=(",", ":")))
+    said = ChatMessage(role="assistant", content="Hello.", native=native)
+    for model, sent in (("m", {field: "hm"}), ("n", {})):
+        body = json.loads(encode(ChatRequest(model=model, messages=(*HELLO.messages, said))))
+        assert body["messages"][1] == {"role": "assistant", "content": "Hello.", **sent}
 
 
 def test_extra_fields_are_passed_on_but_never_replace_ours() -> None:

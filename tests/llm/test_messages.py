@@ -7,7 +7,7 @@ import pytest
 
 from runtime.errors import LlmRequest
 from runtime.llm.messages import ANSWER, MAX_TOKENS, WRAPPED, encode, form
-from schemas.chat import ChatMessage, ChatRequest, ToolCall, ToolSpec
+from schemas.chat import ChatMessage, ChatRequest, Native, ToolCall, ToolSpec
 
 ADD = ToolSpec(name="add", description="Adds.", parameters={"type": "object", "properties": {"x": {"type": "number"}}})
 NOW = ToolSpec(name="now")
@@ -180,3 +180,18 @@ def test_an_answer_that_is_no_object_is_wrapped_in_one_and_its_definitions_stay_
         "required": [WRAPPED],
         "$defs": {"n": {"type": "integer"}},
     }
+
+
+THOUGHT = [{"type": "thinking", "thinking": "hm", "signature": "s"}, text("Adding."), {"type": "tool_use", "id": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "model", "sent"), [("messages", "m", 3), ("messages", "n", 1), ("completions", "m", 1)]
+)
+def test_what_a_model_thought_goes_back_to_it_word_for_word_and_to_nobody_else(
+    dialect: Any, model: str, sent: int
+) -> None:
+    native = Native(dialect=dialect, model=model, body=json.dumps(THOUGHT))
+    said = say("assistant", "Adding.", native=native)
+    found = wire(say("user", "Add."), said)["messages"][1]["content"]
+    assert found == (THOUGHT if sent == 3 else [text("Adding.")])

@@ -15,6 +15,8 @@ from schemas.chat import (
     ChatMessage,
     ChatPart,
     ChatRequest,
+    Native,
+    NativePart,
     ReasoningPart,
     StopPart,
     TextPart,
@@ -63,6 +65,57 @@ def call(name: str, *pieces: str, index: int = 0, given: Any = None) -> list[dic
     return [block, *(delta("input_json_delta", index, partial_json=piece) for piece in pieces), closed(index)]
 
 
+def as_it_came(*blocks: Any) -> NativePart:
+    return NativePart(native=Native(dialect="messages", model="m", body=json.dumps(blocks, separators=(",", ":"))))
+
+
+def natives(parts: list[ChatPart]) -> list[Any]:
+    return [json.loads(part.native.body) for part in parts if isinstance(part, NativePart)]
+
+
+def thought(index: int = 0, *pieces: str, signature: str = "s") -> list[dict[str, Any]]:
+    told = [delta("thinking_delta", index, thinking=piece) for piece in pieces]
+    return [opened("thinking", index), *told, delta("signature_delta", index, signature=signature), closed(index)]
+
+
+def test_what_a_model_thought_between_its_words_and_calls_stays_in_its_place() -> None:
+    parts = read(
+        *thought(0, "first ", "this"),
+        opened("text", 1),
+        delta("text_delta", 1, text="  "),
+        closed(1),
+        *call("add", '{"x": 1}', index=2),
+        *thought(3, "then that", signature="t"),
+        *call("add", index=4),
+        ended("tool_use"),
+        STOP,
+    )
+    assert natives(parts) == [
+        [
+            {"type": "thinking", "thinking": "first this", "signature": "s"},
+            {"type": "tool_use", "id": "id2", "name": "add", "input": {"x": 1}},
+            {"type": "thinking", "thinking": "then that", "signature": "t"},
+            {"type": "tool_use", "id": "id4", "name": "add", "input": {}},
+        ]
+    ]
+
+
+def test_a_character_that_came_in_halves_is_whole_when_it_goes_back_and_half_a_one_does_not_go() -> None:
+    whole = read(*thought(0, "\ud83d", "\ude00"), *call("add", "{}", index=1), ended("tool_use"), STOP)
+    assert natives(whole)[0][0]["thinking"] == "\U0001f600"
+    assert natives(read(*thought(0, "\ud83d"), *call("add", "{}", index=1), ended("tool_use"), STOP)) == []
+
+
+@pytest.mark.parametrize("reason", ["max_tokens", "refusal"])
+def test_thoughts_that_stopped_short_are_not_sent_back(reason: str) -> None:
+    assert natives(read(*thought(0, "hm"), *call("add", "{}", index=1), ended(reason), STOP)) == []
+
+
+def test_an_answer_in_the_place_of_its_tool_goes_back_as_words() -> None:
+    answer = [*thought(0, "hm"), *call(ANSWER, '{"city": "Rome"}', index=1), ended("tool_use"), STOP]
+    assert natives(read(*answer, request=SCHEMA)) == []
+
+
 def test_words_come_as_they_are_said_and_thoughts_apart() -> None:
     parts = read(
         start(input_tokens=5, output_tokens=1),
@@ -85,6 +138,11 @@ def test_words_come_as_they_are_said_and_thoughts_apart() -> None:
         ReasoningPart(text="hm"),
         TextPart(text="Good "),
         TextPart(text="day"),
+        as_it_came(
+            {"type": "thinking", "thinking": "hm", "signature": "x"},
+            {"type": "redacted_thinking", "data": "x"},
+            {"type": "text", "text": "Good day"},
+        ),
         UsagePart(usage=Usage(input_tokens=5, output_tokens=7)),
         StopPart(reason="stop"),
     ]
@@ -172,7 +230,7 @@ def test_a_whole_message_is_as_good_as_a_stream() -> None:
     whole = {
         "type": "message",
         "content": [
-            {"type": "thinking", "thinking": "hm"},
+            {"type": "thinking", "thinking": "hm", "signature": "s"},
             {"type": "text", "text": "Adding."},
             {"type": "tool_use", "id": "a", "name": "add", "input": {"x": 1}},
         ],
@@ -184,6 +242,7 @@ def test_a_whole_message_is_as_good_as_a_stream() -> None:
         ReasoningPart(text="hm"),
         TextPart(text="Adding."),
         ToolCallPart(call=ToolCall(id="a", name="add", arguments='{"x":1}')),
+        as_it_came(*whole["content"]),
         UsagePart(usage=Usage(input_tokens=3, output_tokens=2)),
         StopPart(reason="tool_calls"),
     ]

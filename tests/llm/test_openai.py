@@ -112,9 +112,10 @@ async def test_reasoning_is_kept_apart_and_tool_calls_are_put_together(play: Any
     assert got[0] == ReasoningPart(text="hm")
     assert got[1] == ToolCallPart(call=ToolCall(id="a", name="add", arguments='{"x":1}'))
     assert got[2] == ToolCallPart(call=ToolCall(id="b", name="now", arguments="{}"))
-    assert isinstance(got[3], UsagePart)
-    assert got[3].usage.estimated
-    assert got[4] == StopPart(reason="tool_calls")
+    assert got[3].native.body == '{"reasoning_content":"hm"}'
+    assert isinstance(got[4], UsagePart)
+    assert got[4].usage.estimated
+    assert got[5] == StopPart(reason="tool_calls")
 
 
 async def test_without_a_key_no_authorization_is_sent(play: Any, request_of: Any) -> None:
