@@ -1,7 +1,7 @@
 """Who may claim what: as many of each queue as its limits and the workers' room allow, queues taking turns."""
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from actors.company import Company
@@ -9,7 +9,7 @@ from actors.limits import bucket_of, effective
 from actors.rates import Bucket
 from actors.seats import Seat, Seats, pool_of
 from actors.tally import Tally
-from runtime.store.port import QueueRow
+from runtime.store.port import JobRow, QueueRow
 from schemas.jobs import Lane
 
 UNLIMITED = 1_000_000_000
@@ -74,6 +74,7 @@ class Planner:
     """Decides claims from what is in memory; it writes nothing and waits for nothing.
 
     pending, arrived  as `Tally` keeps them
+    coming   jobs that are added in the very commit of the claims: most of them are pending by then
     gated    queues of which nothing could be claimed: not asked again until something of them moves
     look_at  when a queue that a rate or a provider holds back is worth another look, in milliseconds UTC
     """
@@ -81,6 +82,7 @@ class Planner:
     def __init__(self, house: Company, seats: Seats, tally: Tally, has_come_up: Callable[[str], bool]) -> None:
         self.house, self.seats, self._has_come_up = house, seats, has_come_up
         self.pending, self.arrived = tally.pending, tally.arrived
+        self.coming: Counter[tuple[str, Lane]] = Counter()
         self.gated: set[str] = set()
         self.rows: dict[str, QueueRow] = {}
         self.limits: dict[str, QueueRow] = {}
@@ -137,9 +139,22 @@ class Planner:
 
     # -- the plan ----------------------------------------------------------------------------------------------------
 
+    def expect(self, rows: Iterable[JobRow], now: int) -> None:
+        """Reckon with jobs that are added by the next commit: one that somebody has room for starts with it."""
+        self.coming = Counter(
+            [(row.queue, row.lane) for row in rows if row.execute_after <= now and not row.depends_on]
+        )
+
+    def _waiting(self) -> list[tuple[str, Lane]]:
+        keys = [key for key, count in self.pending.items() if count > 0]
+        return keys + [key for key in self.coming if self.pending.get(key, 0) <= 0] if self.coming else keys
+
+    def _count(self, queue: str, lane: Lane) -> int:
+        return self.pending.get((queue, lane), 0) + self.coming[queue, lane]
+
     def plan(self, now: int, without: Collection[str] = ()) -> list[Share]:
         """Return the claims to make now, none of the queues *without*."""
-        waiting = [key for key, count in self.pending.items() if count > 0 and key[0] not in self.gated]
+        waiting = [key for key in self._waiting() if key[0] not in self.gated]
         if not waiting:
             return []
         cut = self._turn % len(waiting)
@@ -169,7 +184,7 @@ class Planner:
             if lane == "agent":
                 workers = self._agent_room(queue, alone)[: max(0, left)]
             else:
-                workers = room.take(pool, min(left, self.pending[queue, lane]), others[pool])
+                workers = room.take(pool, min(left, self._count(queue, lane)), others[pool])
             if workers:
                 planned[queue] = planned.get(queue, 0) + len(workers)
                 shares.append(Share(queue, lane, workers, self.arrived.get(queue, 0), rated, tokens, full))
@@ -233,7 +248,7 @@ class Planner:
         seat = self.seats.get(queue)
         if seat is None or seat.name in self.doubtful:
             return ()
-        room = min(seat.room, self.pending[queue, "agent"])
+        room = min(seat.room, self._count(queue, "agent"))
         if alone is not None and seat.user_code:
             room = min(room, 1) if queue == alone and not self._user_code_runs() else 0
         return (seat.name,) * max(0, room)

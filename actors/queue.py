@@ -362,15 +362,18 @@ class Queue(Asked):
             entries.append(self.ends.entry(now))
         if self.lost or self.removed:
             self._gather_lost(entries, now)
+        claims = not (self.draining or self.house.draining or self.store_down)
         if self.notes.inserts or self.notes.wishes:
+            if claims and self.notes.inserts:
+                self.planner.expect([row for row, _ in self.notes.inserts], now)
             self._gather_asked(entries, now)
         if self.ticks:
             self._gather_time(entries, now)
-        claims = not (self.draining or self.house.draining or self.store_down)
         without = self.rows.wished() if claims else ()
         entries += self.rows.entries(now, levels=bool(entries))
         if claims:
             self._gather_claims(entries, now, without)
+            self.planner.coming.clear()
         return entries
 
     def _gather_lost(self, entries: list[Entry], now: int) -> None:

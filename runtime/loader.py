@@ -44,7 +44,7 @@ def use_folder(folder: Path) -> None:
     package = sys.modules.get(USER_PACKAGE)
     if package is not None and list(package.__path__) == [where]:
         return
-    for name in [name for name, module in sys.modules.items() if _is_of_user(name, module)]:
+    for name in [name for name, module in list(sys.modules.items()) if _is_of_user(name, module)]:  # others import too
         del sys.modules[name]
     package = ModuleType(USER_PACKAGE, "The user's own modules.")
     package.__path__ = [where]

@@ -454,7 +454,9 @@ async def test_a_claim_that_was_written_after_all_does_not_lose_its_job(stage: A
         if held is not None:
             await hand.takes(1)
         s.disk.unheard = port.ClaimJobs
-        job = await s.say("ada", "hi", "other") if lane == "agent" else (await s.submit()).id
+        with pytest.raises(StoreError):  # it is added and claimed in one commit
+            await (s.say("ada", "hi", "other", key="k") if lane == "agent" else s.submit(key="k"))
+        job = await s.say("ada", "hi", "other", key="k") if lane == "agent" else (await s.submit(key="k")).id
         if held is not None:
             await anyio.sleep(1)
             await hand.ends(hand.taken[0])
