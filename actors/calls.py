@@ -19,6 +19,7 @@ from runtime.store import port
 from runtime.tools.tool import Tool, Toolbox, ToolContext, ToolResult, canonical, cut, digest_of, wire_name
 from schemas.chat import ChatMessage, ToolCall
 from schemas.config import AgentSettings
+from schemas.jobs import JobView
 from schemas.tools import MAX_RESULT_CHARS
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ UNKNOWN: Final = (
     "An earlier try of this call was interrupted and nobody knows whether it took effect. It was not made again. Look "
     "whether it did before you call it anew."
 )
+MAX_DEPTH: Final = 64
+"""How deep the arguments of a call may be nested."""
+
 MAX_TRIES: Final = 3
 """How often a call is begun that was interrupted each time."""
 GIVEN_UP: Final = f"This call was interrupted {MAX_TRIES} times. It is not made again."
@@ -72,6 +76,13 @@ Inner = Callable[[Call], Awaitable["dict[str, Any] | Parked"]]
 def traits_key(agent: str, conversation: str) -> str:
     """Return the setting that keeps what a conversation holds."""
     return f"traits/{agent}/{conversation}"
+
+
+async def traits_of(store: port.Store, run: JobView) -> list[str]:
+    """Return what the conversation of a run holds."""
+    agent = run.queue.removeprefix("agent:")
+    found: list[str] = json.loads(await store.setting(traits_key(agent, run.conversation or "main")) or "[]")
+    return found
 
 
 class Calls:
@@ -129,7 +140,7 @@ class Calls:
         self.made += 1
         tool = self.scene.toolbox.named(asked.name)
         if tool is not None:
-            await self.hold(tool.traits)
+            await self.hold({*tool.traits, *output.get("traits", ())})
         if spent := output.get("spent"):
             self.budget.count_spent(spent)
         return self.scene.shown(step, asked, output)
@@ -257,7 +268,7 @@ class Calls:
                 )
         # Of what is about to be done, which the tool may have filled in otherwise than when the person looked.
         digest = digest_of(call.text)
-        use = port.UseApproval(self.scene.job, row.id, row.step, digest, self.scene.house.clock.now())
+        use = port.UseApproval(self.scene.job, row.id, row.step, call.tool.name, digest, self.scene.house.clock.now())
         try:
             made = await self._make(call, use)
         except ApprovalInvalid as error:  # it has expired meanwhile, or is for another call: nothing was done
@@ -333,6 +344,21 @@ def shown(
     return ChatMessage(role="tool", name=name, tool_call_id=asked.id, content=text, failed=output["failed"])
 
 
+def deeper_than(levels: int, value: Any) -> bool:
+    """Tell whether *value*, out of JSON, is nested deeper than so many levels: what shows it later has its limits."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            inner
+            for one in layer
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not layer:
+            return False
+    return any(isinstance(one, dict | list) for one in layer)
+
+
 def parsed(arguments: str) -> dict[str, Any]:
     """Return the arguments a model sent. Raises ToolInvalid."""
     try:
@@ -341,5 +367,7 @@ def parsed(arguments: str) -> dict[str, Any]:
         raise ToolInvalid("the arguments are not JSON; send one object") from None
     if not isinstance(found, dict):
         raise ToolInvalid("the arguments are no JSON object")
+    if deeper_than(MAX_DEPTH, found):
+        raise ToolInvalid(f"the arguments are nested deeper than {MAX_DEPTH} levels")
     # Half a character, which JSON can name and no file can hold, becomes a question mark.
     return json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))  # type: ignore[no-any-return]

@@ -4,10 +4,11 @@ record, so each is a step, and what has to be waited for is waited for without h
 
 import json
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.budget import spent_by
-from actors.calls import Call, Calls, Parked
+from actors.calls import Call, Calls, Parked, traits_of
 from runtime.errors import RequestInvalid, TooManyHops, UnderstudyError, WaitCycle
 from runtime.store import port
 from runtime.tools.tool import ToolContext, ToolResult
@@ -110,13 +111,16 @@ class Together:
         child = next((one for one in children if one.id == job), None)
         if child is not None and child.status not in ENDED:
             return Parked(None, self.scene.chain.until)
+        view = await self.scene.house.store.job(job)
+        held = [] if view is None else await traits_of(self.scene.house.store, view)
         if child is None or child.status != "completed":
             told = json.loads(child.error) if child is not None and child.error else {}
             why = told.get("detail") or (f"it was {child.status}" if child is not None else "it is gone")
-            return await self._recorded(call, f"no answer: {why}", failed=True, spent=await self._spent(job))
+            spent = None if view is None else spent_by(view).model_dump()  # though it brought no answer
+            return await self._recorded(call, f"no answer: {why}", failed=True, spent=spent, traits=held)
         found = json.loads(child.result or "null")
         if not (isinstance(found, dict) and "text" in found):
-            return await self._recorded(call, json.dumps(found, ensure_ascii=False))
+            return await self._recorded(call, json.dumps(found, ensure_ascii=False), traits=held)
         usage = found.get("usage") or {}
         spent = {
             "calls": found.get("calls", 0),
@@ -124,12 +128,7 @@ class Together:
             "output_tokens": usage.get("output_tokens", 0),
             "cost": found.get("cost", 0),
         }
-        return await self._recorded(call, str(found["text"]), spent=spent)
-
-    async def _spent(self, job: str) -> dict[str, int] | None:
-        """Return what a part of this run has used though it brought no answer."""
-        view = await self.scene.house.store.job(job)
-        return None if view is None else spent_by(view).model_dump()
+        return await self._recorded(call, str(found["text"]), spent=spent, traits=held)
 
     # -- jobs ----------------------------------------------------------------------------------------------------------
 
@@ -163,17 +162,18 @@ class Together:
         run, _, place = str(call.arguments["ref"]).rpartition("/")
         view = await self.scene.house.store.job(run)
         text: str | None = None
+        held: list[str] = []
         if view is not None and view.queue == self.scene.job.queue:
             step = next((one for one in view.steps if one.name == f"tool/{place}" and one.output), None)
             text = None if step is None else step.output.get("text")
+            held = await traits_of(self.scene.house.store, view)
         if text is None:
             return await self._recorded(call, "there is no such result", failed=True)
         offset = min(max(0, int(call.arguments.get("offset") or 0)), len(text))
-        page = text[offset : offset + min(PAGE, self.scene.settings.result_chars - 200)]
+        page = text[offset : offset + min(PAGE, max(100, self.scene.settings.result_chars - 200))]
         left = len(text) - offset - len(page)
-        return await self._recorded(
-            call, page + (f"\n[{left} more characters from offset {offset + len(page)}]" if left else "")
-        )
+        more = f"\n[{left} more characters from offset {offset + len(page)}]" if left else ""
+        return await self._recorded(call, page + more, traits=held)
 
     # -- within --------------------------------------------------------------------------------------------------------
 
@@ -186,11 +186,20 @@ class Together:
         return await self._recorded(call, f"{error.code}: {error.detail}", failed=True)
 
     async def _recorded(
-        self, call: Call, text: str, *, failed: bool = False, spent: dict[str, int] | None = None
+        self,
+        call: Call,
+        text: str,
+        *,
+        failed: bool = False,
+        spent: dict[str, int] | None = None,
+        traits: Sequence[str] = (),
     ) -> dict[str, Any]:
+        """Record what a call came to; *traits* come with it from another conversation."""
         output = self._output(call, text, failed=failed)
         if spent is not None:
             output["spent"] = spent
+        if traits:
+            output["traits"] = list(traits)
         return await self.ledger.record(call.step, output)  # type: ignore[no-any-return]
 
     def _output(self, call: Call, text: str, *, failed: bool = False) -> dict[str, Any]:

@@ -59,11 +59,13 @@ class Watchdog:
     def _wait_out(self, asked: float, watched: int) -> None:
         """Say once who blocks the loop, then wait until it answers."""
         found, stack = self._look(watched)
+        said = stack is None
         while not self._stop.is_set():
             seconds = time.monotonic() - asked
             self.blocked = {**found, "seconds": seconds, "stack": stack}
             self.lag_ms = seconds * 1000
-            if stack is not None and seconds < BLOCKED_AFTER + CHECK_EVERY:
+            if not said:
+                said = True
                 logger.error("loop_blocked", **found, seconds=round(seconds, 1), stack=stack)
             if self._answered.wait(CHECK_EVERY):
                 logger.warning("loop_freed", **found, seconds=round(time.monotonic() - asked, 1))

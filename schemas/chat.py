@@ -52,11 +52,15 @@ class ChatMessage(Model):
     native: Native | None = None
 
 
+MOST_TOKENS = 2**40
+"""More than any call can use; what is told beyond it would only break the sums it goes into."""
+
+
 class Usage(Model):
     """Tokens that a call used; `estimated` where the provider did not say."""
 
-    input_tokens: int = Field(default=0, ge=0)
-    output_tokens: int = Field(default=0, ge=0)
+    input_tokens: int = Field(default=0, ge=0, le=4 * MOST_TOKENS)
+    output_tokens: int = Field(default=0, ge=0, le=4 * MOST_TOKENS)
     estimated: bool = False
 
 

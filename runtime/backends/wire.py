@@ -9,7 +9,7 @@ from pydantic_core import from_json
 from runtime.backends.lines import shown
 from runtime.backends.port import BackendUnusable, Turn
 from schemas.base import Model
-from schemas.chat import ChatMessage
+from schemas.chat import MOST_TOKENS, ChatMessage
 
 PROTOCOL: Final = 1
 """The number that is told with a turn; it grows when a program would have to be written anew."""
@@ -61,8 +61,8 @@ class SaysUsage(Model):
     """What a call of a model used."""
 
     type: Literal["usage"]
-    input_tokens: int = Field(default=0, ge=0)
-    output_tokens: int = Field(default=0, ge=0)
+    input_tokens: int = Field(default=0, ge=0, le=MOST_TOKENS)
+    output_tokens: int = Field(default=0, ge=0, le=MOST_TOKENS)
     model: str = ""
     estimated: bool = False
 

@@ -28,7 +28,9 @@ CANNOT_LOAD: Final = 65
 
 
 def main(argv: list[str]) -> int:
-    """Serve until stdin ends; return the exit code: 64 without a key, 65 where the model cannot be loaded."""
+    """Serve until stdin ends, and with it the process; return the exit code 64 without a key, 65 where the model cannot
+    be loaded.
+    """
     options = _options(argv)
     # Python's own handlers would wait until llama.cpp is done with loading.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -48,7 +50,7 @@ def main(argv: list[str]) -> int:
     os.write(answers, json.dumps({"url": server.listening_address}).encode() + b"\n")
     while sys.stdin.buffer.read(4096):
         pass
-    return 0
+    os._exit(0)  # there is nothing to save, and llama.cpp's own way to end can wait for ever on a busy machine
 
 
 def _options(argv: list[str]) -> argparse.Namespace:

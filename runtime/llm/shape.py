@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from runtime.errors import LlmCut, LlmProtocol, LlmRequest
 from runtime.llm.faults import quote, reported
-from schemas.chat import ChatMessage, Native, NativePart
+from schemas.chat import MOST_TOKENS, ChatMessage, Native, NativePart
 
 MAX_TOOL_CALLS: Final = 128
 """How many tools one answer may call; more is `LlmTooLarge`."""
@@ -108,8 +108,10 @@ def as_str(value: Any, what: str) -> str:
 
 
 def as_count(value: Any) -> int | None:
-    """Return *value* if it counts something; nothing is refused here, for usage is no reason to lose an answer."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """Return *value* if it counts something; nothing is refused here, for usage is no reason to lose an answer. What no
+    model can have read or written is not a count either.
+    """
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else None
 
 
 def as_vector(value: Any, what: str) -> tuple[float, ...]:

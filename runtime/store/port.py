@@ -385,9 +385,9 @@ class AnswerApproval:
 
 @dataclass(frozen=True, slots=True)
 class UseApproval:
-    """Use an approval for the step it was asked for, once: it must be allowed, its digest (of the edited arguments, if
-    a person edited them) equal to *digest*, and not expired. Used already by this job's same step it may be used again
-    (a re-run of the call), then at any time.
+    """Use an approval for the step and the tool it was asked for, once: it must be allowed, its digest (of the edited
+    arguments, if a person edited them) equal to *digest*, and not expired. Used already by this job's same step it may
+    be used again (a re-run of the call), then at any time.
 
     Raises ApprovalInvalid where it may not be used, which takes the caller's whole commit back; LeaseLost where the
     fence is lost. Event approval.used {agent, tool, run}, the first time.
@@ -396,6 +396,7 @@ class UseApproval:
     fence: Fence
     id: str
     step: str
+    tool: str
     digest: str
     now: int
 

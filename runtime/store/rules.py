@@ -11,6 +11,8 @@ def why_not(row: ApprovalRow | None, change: UseApproval) -> str | None:
         return "there is none of this id"
     if (row.job, row.step) != (change.fence.id, change.step):
         return "it is for another call"
+    if row.tool != change.tool:
+        return "it is for another tool"
     if row.status not in ("allowed", "used"):
         return f"it is {row.status}"
     if (row.edited_digest or row.digest) != change.digest:

@@ -924,6 +924,102 @@ async def test_a_call_that_nobody_knows_the_end_of_counts_in_all_attempts_after_
         assert "run_calls" in view.error.detail
 
 
+KEEPER = """
+    [agents.keeper]
+    role = "a keeper of secrets"
+    llm = { provider = "scripted", model = "m2" }
+    tools = ["kit:diary", "kit:broken"]
+"""
+
+
+@pytest.mark.parametrize("answers", ["the diary says: dear diary", LlmRequest("no")])
+async def test_what_another_agent_holds_comes_with_its_answer(play: Any, answers: Any) -> None:
+    async with play("kit:news", "kit:post", "agents.ask", config=KEEPER) as s:
+
+        def says(request: ChatRequest) -> Any:
+            asked = last(request)
+            if request.model == "m2":
+                return answers if asked.role == "tool" else [("kit_diary", {})]
+            if asked.role == "user":
+                return [("kit_news", {})]
+            if asked.name == "kit:news":
+                return [("agents_ask", {"agent": "keeper", "message": "your diary, please"})]
+            return [("kit_post", {"text": "dear diary"})]
+
+        s.mind.says(*[says] * 9)
+        job = await s.say("ada", "go")
+        while (view := await s.until(job, "waiting", "completed", "failed")).reason == "children":
+            await s.caught_up()
+        assert (view.status, view.reason, KIT["CALLED"]) == ("waiting", "signal", [])
+        (asked,) = await system(s, ListApprovals(status="pending"))
+        assert asked.tool == "kit:post"
+
+
+async def test_a_result_of_another_conversation_brings_along_what_that_one_holds(play: Any) -> None:
+    async with play("kit:diary", "kit:news", "kit:post", more="result_chars = 200") as s:
+        s.mind.says([("kit_diary", {})], "read")
+        first = await s.say("ada", "read", "a")
+        await s.until(first)
+        s.mind.says(
+            [("kit_news", {})], [("results_read", {"ref": f"{first}/0.0"})], [("kit_post", {"text": "x"})], "sent"
+        )
+        job = await s.say("ada", "go", "b")
+        view = await s.until(job, "waiting", "completed", "failed")
+        assert "dear diary" in [message.content for message in s.mind.asked[-1].messages]
+        assert (view.status, KIT["CALLED"]) == ("waiting", [])
+
+
+def nested(levels: int) -> str:
+    return '{"a": ' + "[" * (levels - 1) + "]" * (levels - 1) + "}"
+
+
+DEEP = """
+    def look(a: list) -> str:
+        return "seen"
+"""
+
+
+async def test_arguments_that_are_nested_too_deep_are_refused(play: Any) -> None:
+    async with play("kit:look", kit_py=TOOLS + DEEP) as s:
+        s.mind.says([("kit_look", nested(300))], [("kit_look", nested(64))], "well")
+        view = await s.until(await s.say("ada", "go"))
+        assert (view.status, view.attempts) == ("completed", 1)
+        assert "nested deeper than 64 levels" in last(s.mind.asked[1]).content
+        assert last(s.mind.asked[2]).content == "seen"
+
+
+FICKLE = """
+    from runtime.backends.port import Final
+
+    class Eve:
+        async def run(self, turn, ctx):
+            asks = "kit_pay" if turn.attempt == 1 and not GATE.get("asked") else "kit_erase"
+            GATE["asked"] = True
+            found = await ctx.call_tool(asks, {"amount": 5})
+            yield Final(text=found.text)
+
+    eve = Eve()
+
+    @tool(permission="ask")
+    async def erase(amount: int) -> str:
+        CALLED.append(("erase", amount))
+        return "erased"
+"""
+
+
+async def test_a_persons_yes_to_one_tool_is_none_to_another(play: Any) -> None:
+    config = ELSEWHERE.partition("[agents.own]")[0].replace('"kit:diary"', '"kit:erase"')
+    async with play(config=config, kit_py=TOOLS + FICKLE) as s:
+        job = await s.say("eve", "go")
+        await s.until(job, "waiting")
+        (asked,) = await system(s, ListApprovals(status="pending"))
+        assert asked.tool == "kit:pay"
+        await system(s, AnswerApproval(id=asked.id, allow=True))
+        view = await s.until(job)
+        assert "another tool" in view.result["text"]
+        assert KIT["CALLED"] == []
+
+
 async def interrupt(s: Any, text: str = "stop", agent: str = "ada") -> None:
     """Say *text* in place of what runs, and hear the answer."""
     words = Say(text=text, when_busy="interrupt")

@@ -20,6 +20,7 @@ from schemas.chat import (
     ToolCall,
     ToolCallPart,
     ToolSpec,
+    UsagePart,
 )
 
 HELLO = ChatRequest(model="m", messages=(ChatMessage(role="user", content="hello"),))
@@ -212,3 +213,9 @@ def test_whatever_json_comes_it_is_read_or_refused_by_an_error_of_ours(value: An
         except LlmError:
             continue  # anything else would fail the test
         assert parts[-1].kind == "stop"
+
+
+def test_a_count_that_cannot_be_is_no_count() -> None:
+    huge = {"prompt_tokens": 10**401, "completion_tokens": 1}
+    parts = read(delta("stop", content="Hello."), {"choices": [], "usage": huge})
+    assert [part.usage.estimated for part in parts if isinstance(part, UsagePart)] == [True]

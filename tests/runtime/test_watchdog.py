@@ -135,7 +135,7 @@ async def test_how_long_it_blocks_goes_on_counting(watch: Any, told: Any) -> Non
     dog, free, seen = watch(), threading.Event(), []
 
     def notice() -> None:
-        seen.append(wait_for(lambda: dog.blocked and dog.blocked["seconds"] > 0.3))
+        seen.append(wait_for(lambda: told and dog.blocked and dog.blocked["seconds"] > 0.3))
         free.set()
 
     witness = threading.Thread(target=notice)

@@ -59,7 +59,13 @@ class AgentDesk:
 
     def using(self, fence: Any, row: ApprovalRow, **fields: Any) -> UseApproval:
         """The use of an approval as it was asked for."""
-        given = {"id": row.id, "step": row.step, "digest": row.edited_digest or row.digest, "now": self.now}
+        given = {
+            "id": row.id,
+            "step": row.step,
+            "tool": row.tool,
+            "digest": row.edited_digest or row.digest,
+            "now": self.now,
+        }
         return UseApproval(fence=fence, **(given | fields))
 
     async def use(self, fence: Any, row: ApprovalRow, **fields: Any) -> None:

@@ -302,6 +302,8 @@ async def test_another_call_may_not_use_it(desk: Any) -> None:
         for use in (desk.using(other, row), desk.using(claimed, row, step="ask/2")):
             with pytest.raises(ApprovalInvalid, match="another call"):
                 await desk.one(use)
+        with pytest.raises(ApprovalInvalid, match="another tool"):
+            await desk.use(claimed, row, tool="other")
         assert await desk.dump() == before
         await desk.use(claimed, row)
 

@@ -54,7 +54,7 @@ WRITES: dict[str, Callable[[Any, Any], Any]] = {
     ),
     "absorb": lambda fence, desk: desk.absorbing(fence),
     "ask a person": lambda fence, desk: desk.question(fence, "ask/new"),
-    "use an approval": lambda fence, desk: UseApproval(fence, ALLOWED, "ask/1", "d1", now=desk.now),
+    "use an approval": lambda fence, desk: UseApproval(fence, ALLOWED, "ask/1", "shell", "d1", now=desk.now),
     "children": lambda fence, desk: InsertJobs((desk.row(parent=fence.id),), now=desk.now, fence=fence),
 }
 
