@@ -1,7 +1,7 @@
 """The house as its actors know it: with the kinds of job, the models, and who runs what."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from actors.kinds import Kinds
 from actors.models import Models
@@ -16,9 +16,12 @@ class Company(House):
 
     toolroom        where agents get their tools
     spec_of_worker  the child that worker number *n* of a pool is (house, pool, n)
+    apart           jobs under which a process died that had run others before: the next attempt of each has one of its
+                    own, so that it is certain whose crash it is
     """
 
     kinds: Kinds
     models: Models
     toolroom: Toolroom
     spec_of_worker: Callable[["Company", str, int], ChildSpec]
+    apart: set[str] = field(default_factory=set)

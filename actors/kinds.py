@@ -65,6 +65,7 @@ class Kind:
 
     user_code  it runs the user's code inside the daemon, so it can bring the daemon down
     instant    it is done in one step, so there is nothing to cancel or to wait for
+    per_process  so many of its jobs run in one process, one after another
     says       which of `max_attempts` and `retry` its table has; what it does not say, its queue may
     """
 
@@ -80,6 +81,7 @@ class Kind:
     heartbeat_ms: int | None = None
     limit_key: str | None = None
     limit_max: int = 1
+    per_process: int = 1
     says: frozenset[str] = frozenset()
 
     @cached_property
@@ -238,6 +240,7 @@ def of_user(name: str, settings: KindSettings) -> Kind:
         heartbeat_ms=settings.heartbeat_timeout,
         limit_key=settings.limit_key,
         limit_max=settings.limit_max,
+        per_process=settings.jobs_per_process,
         says=frozenset(settings.model_fields_set & {"max_attempts", "retry"}),
     )
 

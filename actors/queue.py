@@ -17,7 +17,7 @@ from actors.plan import Planner, Share
 from actors.rows import Rows
 from actors.seats import Seats
 from actors.tally import Tally
-from actors.words import Words
+from actors.words import KEPT, Words
 from runtime import log
 from runtime.attempt import STOPPED
 from runtime.core.actor import Promise, Terminated, handles
@@ -114,8 +114,10 @@ class Queue(Asked):
             for left in await store.processes(self.house.boot):
                 if await anyio.to_thread.run_sync(kill_group, left.pgid, left.started):
                     logger.warning("survivor_ended", job=left.job, pgid=left.pgid)
-        else:
-            await store.commit([port.PutSetting("host_boot", here)])
+            for pgid, started in json.loads(await store.setting(KEPT) or "[]"):
+                if await anyio.to_thread.run_sync(kill_group, pgid, started):
+                    logger.warning("survivor_ended", pgid=pgid)
+        await store.commit([port.PutSetting("host_boot", here), port.PutSetting(KEPT, "[]")])
 
     async def on_stop(self, reason: str) -> None:
         self.draining = True
@@ -256,9 +258,14 @@ class Queue(Asked):
 
     @handles
     def process(self, message: JobProcess) -> None:
-        if self._holds(message.lease):
+        holds = self._holds(message.lease)
+        if holds:
             self.beats.started(message.lease)
-        self.words.process(message, self.reply_later())
+        promise = self.reply_later()
+        if holds and self.words.is_kept(message):
+            promise.resolve(True)
+        else:
+            self.words.process(message, promise)
 
     @handles
     def heard(self, message: JobHeard) -> None:

@@ -103,7 +103,7 @@ class Reporter:
             self._sender.cancel()
             await self._tell()
 
-    async def started(self, pgid: int, started: int) -> bool:
+    async def started(self, pgid: int, started: int, kept: bool) -> bool:
         """Have the process group kept before its work begins.
 
         False where the attempt no longer owns the job, or where it cannot be kept now: then nothing begins, and the
@@ -111,6 +111,6 @@ class Reporter:
         """
         try:
             # Answered though it is a plain message: a request would be built by pydantic for every child.
-            return await self._queue.ask(cast(Request[bool], JobProcess(self._job, pgid, started)))
+            return await self._queue.ask(cast(Request[bool], JobProcess(self._job, pgid, started, kept)))
         except (StoreError, ActorError):
             return False

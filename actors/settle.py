@@ -27,7 +27,7 @@ def settle(claimed: Claimed, outcome: Outcome, result: str | None, now: int, cha
     | it stopped at a step because it is to pause | paused/user, attempt refunded |
     | it waits for a signal or for its children | waiting/signal, waiting/children, attempt refunded |
     | asked to go on later | delayed/snooze, attempt refunded |
-    | the daemon stops | pending, attempt refunded |
+    | the daemon stops, or a process that others used before died | pending, attempt refunded |
     | cancelled | cancelled/user |
     | its deadline has passed | failed/deadline |
     | rate limited | delayed/rate_limit, attempt refunded |

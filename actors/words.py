@@ -2,7 +2,7 @@
 
 import json
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from actors.entry import Entry, again
 from runtime.core.actor import Promise
@@ -10,6 +10,9 @@ from runtime.events import EventBus
 from runtime.store import port
 from schemas.events import Event
 from schemas.jobs import JobLogged, JobProcess, JobProgress
+
+KEPT: Final = "kept_processes"
+"""The setting that names the processes which workers keep: (process group, start time) each."""
 
 
 class Words:
@@ -19,7 +22,8 @@ class Words:
         self._bus = bus
         self._logs: list[port.AppendLogs] = []
         self._progress: dict[int, port.SaveProgress] = {}
-        self._processes: list[tuple[port.RecordProcess, Promise]] = []
+        self._processes: list[tuple[JobProcess, Promise]] = []
+        self._kept: dict[str, tuple[int, int]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._logs or self._progress or self._processes)
@@ -38,7 +42,11 @@ class Words:
 
     def process(self, message: JobProcess, promise: Promise) -> None:
         """Note the process of an attempt; it is waited for."""
-        self._processes.append((port.RecordProcess(message.lease, message.pgid, message.started), promise))
+        self._processes.append((message, promise))
+
+    def is_kept(self, message: JobProcess) -> bool:
+        """Tell whether the process of an attempt is one that is on the disk already."""
+        return message.kept and self._kept.get(message.lease.worker) == (message.pgid, message.started)
 
     def _tell(self, job: str, kind: str, data: dict[str, Any], now: int) -> None:
         if self._bus.listens(job):
@@ -55,4 +63,11 @@ class Words:
             progress, self._progress = self._progress, {}
             found += [Entry(change) for change in progress.values()]
         processes, self._processes = self._processes, []
-        return found + [Entry(record, promise.resolve, promise.fail) for record, promise in processes]
+        fresh = {told.lease.worker: (told.pgid, told.started) for told, _ in processes if told.kept}
+        if fresh:
+            kept = self._kept | fresh
+            found.append(Entry(port.PutSetting(KEPT, json.dumps([*kept.values()])), lambda _: self._kept.update(fresh)))
+        return found + [
+            Entry(port.RecordProcess(told.lease, told.pgid, told.started), promise.resolve, promise.fail)
+            for told, promise in processes
+        ]

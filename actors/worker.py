@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from actors.company import Company
 from actors.kinds import Kind, ShellArgs, SleepArgs, checked
+from actors.processes import Processes
 from actors.reporter import Reporter
 from runtime.attempt import (
     CANCELLED,
@@ -34,7 +35,7 @@ from runtime.job_context import AsyncContext, Facts
 from runtime.loader import load_object
 from runtime.outcomes import Fail, Suspended
 from runtime.sandbox.parent import Command, Exit, child_env
-from runtime.sandbox.run import Answer, run_command, run_python
+from runtime.sandbox.run import Answer, run_command
 from schemas.codes import CODES
 from schemas.jobs import Claimed, JobEnded, Lane, Outcome, RunJob, WorkerReady
 
@@ -49,11 +50,13 @@ class Worker(Actor):
     """Runs what the queue hands it, and says how it ended. Cancelling reaches the work through the board at once."""
 
     queue: Ref
+    processes: Processes
 
     def __init__(self, house: Company, name: str, lane: Lane, pool: str = "", serves: tuple[str, ...] = ()) -> None:
         self.house, self.name, self.lane, self.pool, self.serves = house, name, lane, pool, serves
 
     async def on_start(self) -> None:
+        self.processes = Processes(self.house, self.ctx)
         self.queue = self.ctx.actor("queue")
         await self.queue.tell(
             WorkerReady(
@@ -188,7 +191,9 @@ class Worker(Actor):
             "epoch": job.epoch,
             "lease_ms": runtime.lease,
         }
-        said = await run_python(
+        said, own = await self.processes.run(
+            kind,
+            job,
             payload,
             reporter,
             partial(answer, self._record(job, reporter)),
@@ -197,7 +202,7 @@ class Worker(Actor):
         )
         if said.exit.reason == "timeout" and not said.answered:
             return self._timed_out(job)
-        return outcome_of_answer(said, job)
+        return outcome_of_answer(said, job, own=own)
 
     async def _shell(self, job: Claimed, reporter: Reporter) -> Outcome:
         runtime = self.house.loaded.settings.runtime
@@ -258,8 +263,8 @@ def crashed(exit_: Exit) -> Outcome:
     )
 
 
-def outcome_of_answer(said: Answer, job: Claimed) -> Outcome:
-    """Return the outcome of a function that ran in a child."""
+def outcome_of_answer(said: Answer, job: Claimed, *, own: bool) -> Outcome:
+    """Return the outcome of a function that ran in a child; *own*: no other ran there before."""
     if said.suspend is not None:
         return outcome_of_suspension(said.suspend)
     if said.error is not None:
@@ -267,7 +272,8 @@ def outcome_of_answer(said: Answer, job: Claimed) -> Outcome:
     if said.answered:
         return Outcome(ok=True, result=said.result)
     if said.exit.code is None:
-        return crashed(said.exit)
+        outcome = crashed(said.exit)
+        return outcome if own or not outcome.crash else replace(outcome, crash=False, refund=True)
     why = problem("job.failed", f"the process ended with exit code {said.exit.code} before it answered")
     # A suspect brought the daemon down by the same call: there it was a crash, so it is one here.
     return Outcome(ok=False, error=why, error_class="bug", crash=job.suspect)

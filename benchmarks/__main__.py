@@ -7,7 +7,7 @@ import platform
 import sqlite3
 import sys
 
-ROOMS = ("actors", "durable", "control", "cli", "daemon", "agents", "peers")
+ROOMS = ("actors", "durable", "children", "control", "cli", "daemon", "agents", "peers")
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -20,6 +21,9 @@ USER_PACKAGE: Final = "understudy_user"
 OUR_PACKAGES: Final = ("schemas", "runtime", "actors")
 
 _HOME: Final = Path(__file__).resolve().parent.parent
+_FOUND: Final[dict[str, tuple[int, int]]] = {}
+"""What the files of the user's modules were like when they were found: when they had last changed, and their size."""
+
 _REFERENCE: Final = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", re.ASCII)
 
 
@@ -46,6 +50,7 @@ def use_folder(folder: Path) -> None:
         return
     for name in [name for name, module in list(sys.modules.items()) if _is_of_user(name, module)]:  # others import too
         del sys.modules[name]
+    _FOUND.clear()
     package = ModuleType(USER_PACKAGE, "The user's own modules.")
     package.__path__ = [where]
     package.__spec__ = importlib.machinery.ModuleSpec(USER_PACKAGE, None, is_package=True)
@@ -55,6 +60,19 @@ def use_folder(folder: Path) -> None:
     if not any(isinstance(finder, _UserModules) for finder in sys.meta_path):
         sys.meta_path.insert(0, _UserModules(inner=True))
         sys.meta_path.append(_UserModules(inner=False))
+
+
+def is_stale() -> bool:
+    """Tell whether a file that one of the user's modules came from is not what it was: what is loaded is old then."""
+    return any(_state(path) != state for path, state in _FOUND.items())
+
+
+def _state(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)  # noqa: PTH116  # done before each job of a kept process
+    except OSError:
+        return 0, -1
+    return found.st_mtime_ns, found.st_size
 
 
 def check_shadowing() -> None:
@@ -114,6 +132,7 @@ class _UserModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def _trusted(spec: importlib.machinery.ModuleSpec | None) -> importlib.machinery.ModuleSpec | None:
     if spec is not None and spec.origin is not None:
+        _FOUND.setdefault(spec.origin, _state(spec.origin))  # before it is read: what changes meanwhile counts
         check_trust(Path(spec.origin))
     return spec
 

@@ -424,6 +424,12 @@ class KindSettings(Model):
     in_loop: bool = Field(
         default=False, description="run it in the daemon's event loop: async functions that never block"
     )
+    jobs_per_process: int = Field(
+        default=1,
+        ge=1,
+        le=1_000_000,
+        description="jobs that one process runs, one after another, before a new one takes its place",
+    )
     timeout: Duration = Field(default=300_000, description="the longest attempt")
     max_attempts: int = Field(default=3, ge=1, le=1000, description="how often it is tried")
     retry: RetrySettings = Field(default_factory=RetrySettings, description="how the waits between attempts grow")
@@ -435,6 +441,15 @@ class KindSettings(Model):
         default=None, min_length=1, max_length=255, description="jobs that share this key also share `limit_max`"
     )
     limit_max: int = Field(default=1, ge=1, le=100_000, description="how many jobs of the key may run at once")
+
+    @model_validator(mode="after")
+    def _has_processes_to_share(self) -> "KindSettings":
+        if self.in_loop and self.jobs_per_process > 1:
+            raise PydanticCustomError(
+                "jobs_per_process",
+                "`jobs_per_process` is for processes; with `in_loop` there are none, so take out one",
+            )
+        return self
 
     def retry_policy(self) -> RetryPolicy:
         """Return `max_attempts` and `retry` as the queue reads them."""

@@ -662,8 +662,10 @@ class JobProcess(PlainMessage, type="job.process"):
     """The process an attempt runs in; answered when it is on the disk, false where the lease is lost.
 
     started: start time of the group's leader, in clock ticks since boot.
+    kept: the process stays when the attempt is over, so it is on the disk once for all attempts in it.
     """
 
     lease: Fence
     pgid: int
     started: int
+    kept: bool = False

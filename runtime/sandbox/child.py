@@ -1,9 +1,13 @@
 """The program that runs a user's function in a process of its own: `python -m runtime.sandbox.child`, behind the guard.
 
 It reads one line of JSON from stdin (`run` as module:function, `folder`, `args`, `job`, `attempt`, `epoch`,
-`max_result`, `lease_ms`) and tells on its wire (see `wire`) `beat`, `heard`, `progress`, `log` [level, text] and
-`tokens`, and at the end one of `result`, `error` and `suspend`. What the function prints is its output; tracebacks go
-to stderr.
+`max_result`, `lease_ms`, `keep`) and tells on its wire (see `wire`) `beat`, `heard`, `progress`, `log` [level, text]
+and `tokens`, and at the end one of `result`, `error` and `suspend`. What the function prints is its output; tracebacks
+go to stderr.
+
+With `keep` the process stays for another order: it tells `ready` where the function has left it as it was (see
+`traces`), and else ends as without. An order that comes when files of the user's modules have changed is not begun: it
+tells `spent` and ends.
 """
 
 import inspect
@@ -37,22 +41,43 @@ class ToldToEnd(SystemExit):
 
 
 def main() -> int:
-    """Run one function; return the exit code, 0 where there is a result or it was suspended."""
+    """Run one function after another; return the exit code, 0 where the last had a result or was suspended."""
     wire = Wire()
-    order: dict[str, Any] = wire.order()
+    order: dict[str, Any] | None = wire.order()
+    assert order is not None
     _give_up_stdin()
     signal.signal(signal.SIGTERM, _on_sigterm)
     if "lease_ms" in order:
         wire.beat(order["lease_ms"] / 1000 / BEATS_A_LEASE)
-    work = Work(order, wire)
+    while True:
+        work = Work(order, wire)
+        code = perform(work, wire)
+        if not order.get("keep") or not work.left_nothing():
+            return code
+        sys.stdout.flush()
+        sys.stderr.flush()
+        wire.send("ready", b"1")
+        if (order := wire.order()) is None:
+            return 0
+        if work.is_stale():
+            wire.send("spent", b"1")
+            return 0
+
+
+def perform(work: "Work", wire: Wire) -> int:
+    """Do *work* and tell how it ended; return the exit code for it."""
+    order = work.order
     try:
         said, value = "result", fitting(encode(work.run()), order.get("max_result", MAX_RESULT))
     except ToldToEnd as told:
+        work.traces = None
         return int(told.code or 0)
     except (Exception, SystemExit, Suspended, BaseExceptionGroup) as error:
         # This is the border; what is not reported here is lost.
         if work.suspension is None and not isinstance(error, Exception | SystemExit):
             raise
+        if not isinstance(error, Exception | Suspended) or isinstance(error, MemoryError):
+            work.traces = None  # it wanted the process to end, or the process had better
         said, value = "error", b"" if work.suspension is not None else encode(describe(error))
     if work.suspension is not None:  # whatever the function made of it
         said, value = "suspend", encode(work.suspension.says)
@@ -64,7 +89,8 @@ class Work:
     """One function and its context."""
 
     def __init__(self, order: dict[str, Any], wire: Wire) -> None:
-        self._order, self._wire = order, wire
+        self.order, self._wire = order, wire
+        self.traces: Any = None
         self._context: Any = None
 
     @property
@@ -77,13 +103,17 @@ class Work:
         """Load the function, call it, and return what it returned or what its coroutine did."""
         from runtime.loader import load_object  # dear to import; a mistake above should show sooner
 
-        name = self._order["run"]
-        function = load_object(name, Path(self._order["folder"]))
+        name = self.order["run"]
+        function = load_object(name, Path(self.order["folder"]))
+        if self.order.get("keep"):
+            from runtime.sandbox.traces import Traces
+
+            self.traces = Traces()
 
         from runtime.sandbox.talk import context_for
 
-        self._context = context_for(function, self._order, self._wire)
-        result = function(**arguments(name, function, self._order["args"], self._context))
+        self._context = context_for(function, self.order, self._wire)
+        result = function(**arguments(name, function, self.order["args"], self._context))
         if not inspect.isawaitable(result):
             return result
         import anyio  # only for coroutines
@@ -92,6 +122,16 @@ class Work:
             return await result
 
         return anyio.run(wait)
+
+    def left_nothing(self) -> bool:
+        """Tell whether the process is as it was before the function ran."""
+        return self.traces is not None and self.traces.are_gone()
+
+    def is_stale(self) -> bool:
+        """Tell whether the user's code is another by now than what is loaded."""
+        from runtime.loader import is_stale
+
+        return is_stale()
 
 
 def fitting(result: bytes, limit: int) -> bytes:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
@@ -82,14 +83,15 @@ class Child:
     `pgid` and `started` (clock ticks since boot) name its process group for `process.kill_group`.
     """
 
-    def __init__(self, command: Command, leash: Leash, drained: anyio.Event, stdin: End | None) -> None:
+    def __init__(self, command: Command, leash: Leash, drained: anyio.Event, near: Mapping[str, End]) -> None:
         self.pgid = leash.pgid
         self.started = leash.started
         self.pid_of_guard = leash.pid
         self._command = command
         self._leash = leash
         self._drained = drained
-        self._stdin = stdin
+        self._near = near
+        self._stdin = near.get("stdin")
         self._why: Reason = "cancel"
         self._writing = anyio.Lock()
 
@@ -137,6 +139,11 @@ class Child:
         async with self._writing:
             await self._stdin.write(data)
 
+    def read_output(self, on_output: OnOutput) -> None:
+        """Hand on what the command has written up to now, so that what it writes later can be told from it."""
+        for stream in ("stdout", "stderr"):
+            self._near[stream].read_now(partial(on_output, stream))
+
     async def close_stdin(self) -> None:
         """Let the command see the end of its stdin, once all that was sent is written."""
         if self._stdin is not None:
@@ -170,7 +177,7 @@ async def spawn(
             drained = anyio.Event()
             async with background(leash.follow, lambda: _hand_on(wires.near, on_output, on_report, drained)) as begin:
                 try:
-                    child = await _at_the_gate(command, leash, drained, wires.near.get("stdin"))
+                    child = await _at_the_gate(command, leash, drained, wires.near)
                     if command.stdin:
                         begin(lambda: _feed(child, command.stdin, keep_stdin_open))
                     yield child
@@ -180,7 +187,7 @@ async def spawn(
                         with anyio.move_on_after(PIPES_WITHIN):
                             await drained.wait()
     except BaseExceptionGroup as group:
-        raise _alone(group) from None
+        raise alone(group) from None
 
 
 @asynccontextmanager
@@ -221,7 +228,7 @@ def _launch(command: Command, wires: Wires, *, report: bool, stdin: bool, beat: 
         raise JobFailed(f"cannot start {command.argv[0]!r}: {error.strerror}") from error
 
 
-async def _at_the_gate(command: Command, leash: Leash, drained: anyio.Event, stdin: End | None) -> Child:
+async def _at_the_gate(command: Command, leash: Leash, drained: anyio.Event, near: Mapping[str, End]) -> Child:
     """Have the guard start *command*; return it when it waits. Raises JobFailed when nothing was started."""
     env = child_env() if command.env is None else command.env
     argv = [os.fsencode(word) for word in command.argv]
@@ -231,7 +238,7 @@ async def _at_the_gate(command: Command, leash: Leash, drained: anyio.Event, std
     if not leash.pgid:
         why = os.strerror(leash.failure["failed"]) if leash.failure else "its guard died"
         raise JobFailed(f"cannot start {command.argv[0]!r}: {why}")
-    return Child(command, leash, drained, stdin)
+    return Child(command, leash, drained, near)
 
 
 async def _hand_on(
@@ -270,7 +277,7 @@ def _why_unusable(command: Command, failure: Mapping[str, Any]) -> str:
     return f"cannot run {program!r}: {os.strerror(number)}"
 
 
-def _alone(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def alone(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the one error in a group of one, else the group: our tasks are nobody's business."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:

@@ -37,6 +37,17 @@ class End:
                 return
             sink(data)
 
+    def read_now(self, sink: Callable[[bytes], None]) -> None:
+        """Hand what is there already to *sink*, without waiting."""
+        while True:
+            try:
+                data = os.read(self._fd, CHUNK)
+            except BlockingIOError:
+                return
+            if not data:
+                return
+            sink(data)
+
     async def read_lines(self, sink: Callable[[bytes], None], limit: int) -> None:
         """Hand each line to *sink* until the other side closes; what a line has over *limit* bytes is dropped."""
         rest = bytearray()

@@ -3,8 +3,8 @@
 import json
 import math
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -13,7 +13,7 @@ import anyio
 from runtime.errors import LeaseLost, UnderstudyError
 from runtime.sandbox.leash import LINKER_ENV
 from runtime.sandbox.output import Allowance, Lines, Tail
-from runtime.sandbox.parent import Child, Command, Exit, background, child_env, spawn
+from runtime.sandbox.parent import Child, Command, Exit, alone, background, child_env, spawn
 from schemas.jobs import MAX_RESULT
 
 OnAsk: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[Any]]
@@ -26,8 +26,10 @@ PYTHON: Final = (sys.executable, "-P", "-X", "utf8", "-m", "runtime.sandbox.chil
 class Ear(Protocol):
     """Who hears what an attempt in a process tells."""
 
-    async def started(self, pgid: int, started: int) -> bool:
-        """Hear of the process while it still waits; false keeps it from running at all."""
+    async def started(self, pgid: int, started: int, kept: bool) -> bool:
+        """Hear of the process while it still waits, one that is *kept* before each attempt; false keeps it from
+        running at all.
+        """
         ...
 
     def beat(self) -> None:
@@ -97,12 +99,17 @@ class Output:
 
 
 class Reports:
-    """What a user's function says on its own channel; the first result, error or suspension is its answer."""
+    """What a user's function says on its own channel; the first result, error or suspension is its answer.
+
+    ready: its process waits for another order, which sets `over` too. spent: it ends, and has not begun this one.
+    """
 
     def __init__(self, ear: Ear, grace: float) -> None:
         self.answer: dict[str, Any] | None = None
         self.limit = anyio.CancelScope()
         self.on_ask: Callable[[int, str, dict[str, Any]], None] | None = None
+        self.ready = self.spent = False
+        self.over = anyio.Event()
         self._ear = ear
         self._grace = grace
         self._allowance = Allowance(anyio.current_time)
@@ -129,9 +136,18 @@ class Reports:
                 {"result": _} | {"error": {"type": str(), "message": str(), "class": str()}} | {"suspend": {}}
             ) as answer if self.answer is None and len(answer) == 1:
                 self.answer = answer
-                self.limit.deadline = min(self.limit.deadline, anyio.current_time() + self._grace)
+                self._is_ending()
+            case {"ready": _} if self.answer is not None:
+                self.ready = True
+                self.over.set()
+            case {"spent": _} if self.answer is None:
+                self.spent = True
+                self._is_ending()
             case _:
                 self._log("warning", f"unreadable report: {line[:200].decode(errors='replace')}")
+
+    def _is_ending(self) -> None:
+        self.limit.deadline = min(self.limit.deadline, anyio.current_time() + self._grace)
 
     def _log(self, level: str, text: str) -> None:
         if self._allowance.take():
@@ -159,7 +175,9 @@ async def run_command(
     with closing(output):
         beats = None if beat is None else (beat, ear.beat)
         async with spawn(command, on_output=output.add, beat=beats) as child:
-            exit_ = await _see_through(child, ear, anyio.CancelScope(), timeout=timeout, grace=grace)
+            exit_ = await see_through(
+                child, ear, child.go, child.wait, limit=anyio.CancelScope(), timeout=timeout, grace=grace
+            )
     return exit_, output.tails["stdout"], output.tails["stderr"]
 
 
@@ -178,21 +196,50 @@ async def run_python(
     end; its answer counts in any case. What it asks is answered until it has ended, during its grace too, so that its
     clean-up does not hang. Raises LeaseLost where *on_ask* did; for the rest see `run_command`.
     """
-    line = json.dumps({"max_result": MAX_RESULT, **payload}).encode() + b"\n"
-    command = Command(PYTHON, payload["folder"], child_env(allow=LINKER_ENV) if env is None else env, line)
     output, reports = Output(ear.log), Reports(ear, grace)
     with closing(output):
-        async with spawn(command, on_output=output.add, on_report=reports.hear, keep_stdin_open=True) as child:
-            async with background() as begin:
-                reports.on_ask = lambda number, what, fields: begin(
-                    lambda: _answer(child, number, on_ask(what, fields))
-                )
-                try:
-                    exit_ = await _see_through(child, ear, reports.limit, timeout=timeout, grace=grace)
-                finally:
-                    reports.on_ask = None
+        spawning = spawn(
+            python(payload["folder"], env), on_output=output.add, on_report=reports.hear, keep_stdin_open=True
+        )
+        async with spawning as child, asking(child, reports, on_ask):
+
+            async def begin() -> None:
+                await child.go()
+                await order(child, payload)
+
+            exit_ = await see_through(child, ear, begin, child.wait, limit=reports.limit, timeout=timeout, grace=grace)
+    return answered(exit_, output, reports)
+
+
+def python(folder: str, env: Mapping[str, str] | None = None) -> Command:
+    """Return the command that runs functions; it does so when it is ordered."""
+    return Command(PYTHON, folder, child_env(allow=LINKER_ENV) if env is None else env)
+
+
+async def order(child: Child, payload: Mapping[str, Any]) -> None:
+    """Have *child* run what *payload* names. One that has ended needs no order: its end will tell."""
+    with suppress(anyio.BrokenResourceError):
+        await child.send(json.dumps({"max_result": MAX_RESULT, **payload}).encode() + b"\n")
+
+
+def answered(exit_: Exit, output: Output, reports: Reports) -> Answer:
+    """Return what came of an order."""
     said = reports.answer
     return Answer(exit_, output.tails["stdout"], output.tails["stderr"], said is not None, **(said or {}))
+
+
+@asynccontextmanager
+async def asking(child: Child, reports: Reports, on_ask: OnAsk) -> AsyncIterator[None]:
+    """Answer what the function asks until the end of the scope. Raises LeaseLost where *on_ask* did."""
+    try:
+        async with background() as begin:
+            reports.on_ask = lambda number, what, fields: begin(lambda: _answer(child, number, on_ask(what, fields)))
+            try:
+                yield
+            finally:
+                reports.on_ask = None
+    except BaseExceptionGroup as group:
+        raise alone(group) from None
 
 
 async def _answer(child: Child, number: int, answer: Awaitable[Any]) -> None:
@@ -210,17 +257,27 @@ async def _answer(child: Child, number: int, answer: Awaitable[Any]) -> None:
         raise lost
 
 
-async def _see_through(
-    child: Child, ear: Ear, limit: anyio.CancelScope, *, timeout: float | None, grace: float
+async def see_through(
+    child: Child,
+    ear: Ear,
+    begin: Callable[[], Awaitable[None]],
+    end: Callable[[], Awaitable[Exit]],
+    *,
+    limit: anyio.CancelScope,
+    timeout: float | None,
+    grace: float,
+    kept: bool = False,
 ) -> Exit:
-    """Let *child* run to its end, or to *limit*, whose deadline others may bring forward."""
-    if not await ear.started(child.pgid, child.started):
+    """Let an attempt run in *child* from its *begin* to its *end*, or to *limit*, whose deadline others may bring
+    forward. Raises LeaseLost where *ear* would not have it begun.
+    """
+    if not await ear.started(child.pgid, child.started, kept):
         raise LeaseLost
     limit.deadline = anyio.current_time() + (math.inf if timeout is None else timeout)
     try:
         with limit:
-            await child.go()
-            return await child.wait()
+            await begin()
+            return await end()
     except anyio.get_cancelled_exc_class():
         with anyio.CancelScope(shield=True):
             await child.terminate(grace)

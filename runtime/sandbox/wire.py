@@ -2,11 +2,12 @@
 
 A report is a line of JSON with one member. A question is the report `{"ask": [n, what, fields]}`; its answer is the
 line `{"n": n, "is": ...}`, or with `error` (an error of ours) or `lost` in place of `is`. Questions of several threads
-are asked side by side.
+are asked side by side. An order, the first line and in a kept process any that has no `n`, is what to run next.
 """
 
 import json
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable
@@ -24,13 +25,17 @@ class Wire:
         self._answers: BinaryIO = os.fdopen(os.dup(answer_fd), "rb")
         self._lock = threading.Lock()
         self._waiting: dict[int, _Question] = {}
+        self._orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._asked = 0
         self._reader: threading.Thread | None = None
         self._gone = False
 
     def order(self) -> Any:
-        """Read what is to be done: the first line."""
-        return json.loads(self._answers.readline())
+        """Wait for what is to be done next; None when there will be nothing more."""
+        if self._reader is not None:  # it reads every line from its first question on
+            return self._orders.get()
+        line = self._answers.readline()
+        return json.loads(line) if line else None
 
     def send(self, name: str, value: bytes) -> None:
         """Write one report: *value* is JSON already."""
@@ -75,6 +80,9 @@ class Wire:
     def _read(self) -> None:
         for line in self._answers:
             answer = json.loads(line)
+            if "n" not in answer:
+                self._orders.put(answer)
+                continue
             question = self._waiting.get(answer["n"])
             if question is not None:
                 question.answer = answer
@@ -84,6 +92,11 @@ class Wire:
             left = list(self._waiting.values())
         for question in left:
             question.over.set()
+        self._orders.put(None)
+
+
+class DeafThread(threading.Thread):
+    """One of our own threads, which serves the process and not the function in it."""
 
 
 def start_deaf(run: Callable[[], None], name: str) -> threading.Thread:
@@ -94,7 +107,7 @@ def start_deaf(run: Callable[[], None], name: str) -> threading.Thread:
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread = DeafThread(target=run, name=name, daemon=True)
         thread.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,5 +1,6 @@
 """Workers that run jobs in processes of their own: real processes, on a real clock."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,19 @@ JOBS = """
 
     def leaves():
         os._exit(7)
+
+    def pid():
+        return os.getpid()
 """
-CONFIG = "[runtime]\npool = 1\nchild_pool = 2\ngrace = '1s'\n" + "\n".join(
-    f"[kinds.{name}]\nrun = 'work:{name}'\nretry = {{ base = '1ms', jitter = 0.0 }}"
-    for name in ("shout", "bug", "kills_itself", "leaves", "order", "order_async", "repeats", "silent", "ticks")
-)
+KINDS = ("shout", "bug", "kills_itself", "leaves", "order", "order_async", "repeats", "silent", "ticks", "pid")
+
+
+def config(jobs_per_process: int, child_pool: int = 2) -> str:
+    return f"[runtime]\npool = 1\nchild_pool = {child_pool}\ngrace = '1s'\n" + "\n".join(
+        f"[kinds.{name}]\nrun = 'work:{name}'\njobs_per_process = {jobs_per_process}\n"
+        "retry = { base = '1ms', jitter = 0.0 }"
+        for name in KINDS
+    )
 
 
 @pytest.fixture
@@ -76,9 +85,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture
-def work(whole: Any) -> Any:
-    return lambda: whole(CONFIG, work_py=JOBS)
+@pytest.fixture(params=[1, 50], ids=["new processes", "kept processes"])
+def work(whole: Any, request: pytest.FixtureRequest) -> Any:
+    return lambda: whole(config(request.param), work_py=JOBS)
 
 
 async def ended(s: Any, kind: str, /, args: Any = None, **fields: Any) -> Any:
@@ -161,7 +170,7 @@ async def test_a_function_that_kills_its_process_three_times_is_poison(work: Any
 
 
 async def test_a_stop_ends_what_runs_and_gives_the_attempt_back(whole: Any) -> None:
-    async with whole(CONFIG.replace("[runtime]", "[runtime]\ndrain = '0s'"), work_py=JOBS) as s:
+    async with whole(config(1).replace("[runtime]", "[runtime]\ndrain = '0s'"), work_py=JOBS) as s:
         submitted = await s.submit("shell", args={"argv": ["sleep", "60"]})
         await s.until(submitted.id, "active")
         disk = s.disk
@@ -206,3 +215,37 @@ async def test_a_process_that_shows_that_it_lives_goes_on(work: Any) -> None:
     async with work() as s:
         view = await ended(s, "ticks", heartbeat_ms=60_000)
         assert view.result == "lived"
+
+
+async def test_a_process_runs_as_many_jobs_as_its_kind_wants(whole: Any) -> None:
+    async with whole(config(2, child_pool=1), work_py=JOBS) as s:
+        pids = [(await ended(s, "pid")).result for _ in range(5)]
+        assert (pids[0], pids[2]) == (pids[1], pids[3])
+        assert len(set(pids)) == 3
+
+
+async def test_a_kind_that_wants_its_own_process_gets_one_beside_a_kept_one(whole: Any) -> None:
+    alone = "\n[kinds.alone]\nrun = 'work:pid'\n"
+    async with whole(config(50, child_pool=1) + alone, work_py=JOBS) as s:
+        pids = [(await ended(s, kind)).result for kind in ("pid", "alone", "alone", "pid")]
+        assert pids[0] == pids[3]
+        assert len(set(pids)) == 3
+
+
+async def test_who_dies_in_a_used_process_is_not_blamed_before_it_died_in_one_of_its_own(whole: Any) -> None:
+    async with whole(config(50, child_pool=1), work_py=JOBS) as s:
+        await ended(s, "pid")
+        view = await ended(s, "kills_itself", max_attempts=9)
+
+        assert (view.status, view.reason, view.crashes, view.attempts) == ("failed", "poison", 3, 3)
+        assert len(view.history) == 4, "the first one did not count"
+
+
+async def test_a_kept_process_is_on_the_disk_while_it_may_run_something(whole: Any) -> None:
+    async with whole(config(50, child_pool=1), work_py=JOBS) as s:
+        pids = [(await ended(s, "pid")).result for _ in range(2)]
+        kept = json.loads(await s.disk.setting("kept_processes"))
+        assert [pgid for pgid, _ in kept] == [pids[0]] == [pids[1]]
+        await ended(s, "leaves", max_attempts=1)
+        new = (await ended(s, "pid")).result
+        assert [pgid for pgid, _ in json.loads(await s.disk.setting("kept_processes"))] == [new]

@@ -38,7 +38,7 @@ class Heard:
         if b"ready" in self.stdout:
             self.ready.set()
 
-    async def started(self, pgid: int, started: int) -> bool:
+    async def started(self, pgid: int, started: int, kept: bool) -> bool:
         self.groups.append((pgid, started))
         return self.goes
 

@@ -9,6 +9,7 @@ import pytest
 
 from runtime.errors import KeyConflict, LeaseLost, RequestInvalid, StoreFull
 from runtime.sandbox import process
+from runtime.sandbox.kept import Kept
 from runtime.sandbox.output import LINES_AT_ONCE, TAIL_LIMIT
 from runtime.sandbox.parent import Command, CommandUnusable, Exit
 from runtime.sandbox.run import run_command, run_python
@@ -38,7 +39,7 @@ async def test_a_flood_of_fifty_megabytes_is_read_to_its_end_in_bounded_memory(h
 async def test_who_started_is_told_before_anything_runs(heard, marker):
     told = []
 
-    async def started(pgid, started):
+    async def started(pgid, started, kept):
         told.append((process.start_time(pgid) == started, marker.exists()))
         return True
 
@@ -56,7 +57,7 @@ async def test_with_the_lease_lost_nothing_runs(heard, marker):
 
 
 async def test_an_error_while_it_is_written_down_runs_nothing(heard, marker):
-    async def started(pgid, started):
+    async def started(pgid, started, kept):
         raise OSError("disk")
 
     heard.started = started
@@ -245,20 +246,29 @@ NOT_A_FUNCTION = 3
 """
 
 
-@pytest.fixture
-def python(tmp_path, heard):
+@pytest.fixture(params=["new process", "kept process"])
+async def python(request, tmp_path, heard):
     (tmp_path / "jobs.py").write_text(JOBS)
     (tmp_path / "broken.py").write_text("1 +\n")
 
     async def nobody(what, fields):
         raise AssertionError(f"asked {what}")
 
-    async def run(name, *, timeout=30.0, grace=5.0, on_ask=nobody, order=None, **args):
-        reference = name if ":" in name else f"jobs:{name}"
-        payload = {"run": reference, "folder": str(tmp_path), "args": args, "job": "j1", "attempt": 2, "epoch": 3}
-        return await run_python(payload | (order or {}), heard, on_ask, timeout=timeout, grace=grace)
+    async with anyio.create_task_group() as tasks:
 
-    return run
+        async def run(name, *, timeout=30.0, grace=5.0, on_ask=nobody, order=None, **args):
+            reference = name if ":" in name else f"jobs:{name}"
+            payload = {"run": reference, "folder": str(tmp_path), "args": args, "job": "j1", "attempt": 2, "epoch": 3}
+            payload |= order or {}
+            if request.param == "new process":
+                return await run_python(payload, heard, on_ask, timeout=timeout, grace=grace)
+            kept = Kept(str(tmp_path))
+            tasks.start_soon(kept.live)
+            return await kept.run(payload | {"keep": True}, heard, on_ask, timeout=timeout, grace=grace)
+
+        run.kept = request.param == "kept process"
+        yield run
+        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
@@ -376,7 +386,8 @@ async def test_what_a_function_prints_is_its_output(python, heard):
 async def test_an_error_says_whose_doing_it_was(python, name, args, error):
     answer = await python(name, **args)
     assert answer.error == error
-    assert (answer.answered, answer.result, answer.exit.code) == (True, None, 1)
+    assert (answer.answered, answer.result) == (True, None)
+    assert answer.exit.code == 1 or python.kept  # one that is kept lives on
 
 
 @pytest.mark.parametrize(
