@@ -10,9 +10,15 @@ from typing import Any, Final, TextIO
 
 import click
 
-# C0 without tab and newline, DEL, C1, line separators, and the marks that reorder or that a reader does not see at all.
+# C0 without tab and newline, DEL, C1, line separators, and the marks that reorder or that a reader does not see at all:
+# what Unicode calls format, letters without a shape, and selectors of variants, in which a whole message can be hidden.
+# What joins letters and the one selector that emoji have stay, where they have letters to join.
 _UNSAFE: Final = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ud800-\udfff]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
+    r"\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb"
+    r"\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    r"|(?<![\u0590-\U0010ffff])[\u200c\u200d]|(?<![0-9#*\xa9\xae\u0590-\U0010ffff])\ufe0f"
+    r"|(?<=[\u200c\u200d])[\u200c\u200d\ufe0f]|(?<=\ufe0f)[\u200c\ufe0f]"
 )
 _BREAKS: Final = re.compile(r"[\t\n]")
 _MARKED: Final = ("STATE", "STATUS", "CHECK", "BREAKER")
@@ -85,7 +91,7 @@ def escape(text: str, *, multiline: bool = False) -> str:
 
 def _code(found: re.Match[str]) -> str:
     number = ord(found[0])
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def note(text: str) -> None:
@@ -106,7 +112,7 @@ def write(text: str) -> None:
 def dump(value: Any, *, pretty: bool = False) -> str:
     """Return *value* as JSON that keeps its letters and holds nothing a terminal would obey."""
     text = json.dumps(value, ensure_ascii=False, indent=2 if pretty else None)
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def say_json(value: Any) -> None:

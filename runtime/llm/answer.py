@@ -9,7 +9,7 @@ import httpx
 from runtime.clock import Clock
 from runtime.errors import LlmCut, LlmError, LlmProtocol, LlmTimeout, LlmTooLarge
 from runtime.llm.faults import quote, sign
-from runtime.llm.inflate import Inflater
+from runtime.llm.inflate import PIECE, Inflater
 from runtime.llm.network import Wire
 from runtime.llm.provider import Deadlines
 from runtime.llm.sse import SseParser
@@ -22,7 +22,7 @@ AFTER_FINISH: Final = 5.0
 """How many seconds a finished answer may take to say its usage and `[DONE]`; without them it counts as it is."""
 
 BREATH: Final = 256
-"""How many parts are handed out in a row before others get a turn: one read may hold thousands."""
+"""How many parts and reads follow one another before others get a turn: what came at once may hold thousands."""
 
 
 class Reader(Protocol):
@@ -71,13 +71,17 @@ class Decoder:
         self._max = max_bytes
         self._raw = self._size = 0
 
-    def feed(self, raw: bytes) -> Iterator[ChatPart]:
-        """Take the next bytes off the wire; yield the parts they complete."""
+    def feed(self, raw: bytes) -> Iterator[ChatPart | None]:
+        """Take the next bytes off the wire; yield the parts they complete, and None now and then where they do not, so
+        that a flood of nothing can be left for a moment.
+        """
         self._raw += len(raw)
         for piece in self._inflater.feed(raw):
             self._size += len(piece)
             if max(self._size, self._raw) > self._max:
                 raise LlmTooLarge(f"the answer is longer than {self._max} bytes", limit=self._max)
+            if len(piece) >= PIECE:
+                yield None
             if self._body is not None:
                 self._body += piece
                 continue
@@ -128,7 +132,7 @@ class Answer:
         self._started = started
         self._begun = False
         self._over = False
-        self._parts: Iterator[ChatPart] = iter(())
+        self._parts: Iterator[ChatPart | None] = iter(())
         self._in_a_row = 0
 
     def __aiter__(self) -> AsyncIterator[ChatPart]:
@@ -137,13 +141,14 @@ class Answer:
     async def __anext__(self) -> ChatPart:
         try:
             while True:
-                part = next(self._parts, None)
-                if part is not None:
+                for part in self._parts:
                     await self._breathe()
-                    return part
+                    if part is not None:
+                        return part
                 if self._over:
                     raise StopAsyncIteration
                 await self._more()
+                await self._breathe()
         except LlmError as error:
             self._over = True
             error.data["partial"] = self._decoder.reader.partial[:PARTIAL_CHARS]
@@ -163,7 +168,6 @@ class Answer:
 
     async def _more(self) -> None:
         raw = None if self._decoder.reader.done else await self._read()
-        self._in_a_row = 0
         if raw is None:
             self._over, self._parts = True, self._decoder.close()
         else:

@@ -130,6 +130,8 @@ class HttpProvider:
                 return await http.send(outgoing, stream=True, auth=None, follow_redirects=False)
             except httpx.HTTPError as error:
                 raise self._unsent(error) from error
+            except (httpx.InvalidURL, UnicodeError) as error:  # looked at by the library, though not followed
+                raise LlmProtocol(f"it redirects to what is no address: {error}") from error
         raise timed_out("total" if total < first else "first_byte", self._deadlines)
 
     def _http(self) -> httpx.AsyncClient:

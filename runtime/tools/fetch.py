@@ -36,6 +36,9 @@ SHARED: Final = ipaddress.ip_network("100.64.0.0/10")
 
 # Python knows more codecs than pages are written in, and some of those are slow or no text.
 ENCODING: Final = re.compile(r"(utf-(8|16|32)|iso8859|cp\d|koi8|mac|ascii|gb|big5|euc|shift|iso2022|tis).*")
+CHARSET: Final = re.compile(r";\s*charset\s*=\s*[\"']?([A-Za-z0-9][A-Za-z0-9_.:-]{0,39})", re.IGNORECASE)
+MAX_TYPE: Final = 500
+"""Letters of a content type that are looked at."""
 GLOBAL: Final = ipaddress.ip_network("2000::/3")
 """All of IPv6 that is given out to the public internet."""
 
@@ -87,10 +90,7 @@ class Fetcher:
 
     async def _once(self, address: str) -> ToolResult | str:
         """Return what is there, or where it redirects to."""
-        try:
-            url = httpx.URL(address)
-        except httpx.InvalidURL as error:
-            raise ToolError(f"this is no address: {error}") from None
+        url = _address(address)
         if url.scheme not in ("http", "https") or not url.host:
             raise ToolError("only http and https addresses can be read")
         if not 0 < (url.port or 80) < 65_536:
@@ -102,6 +102,8 @@ class Fetcher:
                 return await self._read(url, await self._pin(url))
         except TimeoutError:
             raise ToolError(f"nothing came within {TIMEOUT:g} s") from None
+        except (httpx.InvalidURL, UnicodeError) as error:  # the library looks at where it leads before we do
+            raise ToolError(f"it redirects to what is no address: {error}") from None
         except (httpx.HTTPError, OSError) as error:
             raise ToolError(f"it cannot be reached: {str(error) or type(error).__name__}") from None
 
@@ -150,9 +152,10 @@ class Fetcher:
         if not (kind.startswith("text/") or kind.endswith(("json", "xml")) or kind == "application/javascript"):
             raise ToolError(f"it is {kind}, no text")
         body, cut = await _body(answer)
-        text = body.decode(_encoding(answer.charset_encoding), errors="replace")
-        if kind in ("text/html", "application/xhtml+xml"):  # in a thread, for a large page takes a while
-            text = await anyio.to_thread.run_sync(readable, text, abandon_on_cancel=True)
+        encoding = _encoding(answer.headers.get("content-type", ""))
+        markup = kind in ("text/html", "application/xhtml+xml")
+        # In a thread, for a large page takes a while.
+        text = await anyio.to_thread.run_sync(_text, body, encoding, markup, abandon_on_cancel=True)
         status = "" if answer.status_code == 200 else f"[status {answer.status_code}]\n"
         return ToolResult(status + text + ("\n[cut]" if cut else ""), failed=answer.status_code >= 400)
 
@@ -167,28 +170,52 @@ async def _body(answer: httpx.Response) -> tuple[bytes, bool]:
         raise ToolError(f"it is packed in a way that is not read: {packed[:100]}")
     unpack = None if packed == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
     body = bytearray()
+    read = 0
     async for piece in answer.aiter_raw(65_536):
+        read += len(piece)
         try:
             body += piece if unpack is None else unpack.decompress(piece, MAX_BYTES + 1 - len(body))
         except zlib.error:
             raise ToolError(f"it is said to be {packed}, and is not") from None
-        if len(body) > MAX_BYTES:
+        # What is packed may go on for ever and become nothing, and something else may follow it.
+        if len(body) > MAX_BYTES or read > MAX_BYTES:
             return bytes(body[:MAX_BYTES]), True
+        if unpack is not None and unpack.eof:
+            break
     return bytes(body), False
+
+
+def _text(body: bytes, encoding: str, markup: bool) -> str:
+    text = body.decode(encoding, errors="replace")
+    return readable(text) if markup else text
+
+
+def _address(text: str) -> httpx.URL:
+    """Return what can be fetched. Raises ToolError."""
+    try:
+        url = httpx.URL(text)
+        url.host  # noqa: B018  # only looked at does a name show that it cannot be read
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ToolError(f"this is no address: {error}") from None
+    return url
 
 
 def _next(url: httpx.URL, location: str) -> str:
     """Return where a redirect leads. Raises ToolError."""
     try:
         return str(url.join(location))
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, ValueError) as error:
         raise ToolError(f"it redirects to what is no address: {error}") from None
 
 
-def _encoding(name: str | None) -> str:
-    """Return the encoding that a page names if it is one of text, else UTF-8."""
+def _encoding(content_type: str) -> str:
+    """Return the encoding that a page names if it is one of text, else UTF-8.
+
+    It is looked for here, for the library reads headers as those of mail, which takes very long where they are made to.
+    """
+    named = CHARSET.search(content_type[:MAX_TYPE])
     try:
-        known = codecs.lookup(name or "utf-8").name
+        known = codecs.lookup(named[1] if named else "utf-8").name
     except (LookupError, ValueError):
         return "utf-8"
     return known if ENCODING.fullmatch(known) else "utf-8"

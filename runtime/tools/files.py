@@ -151,7 +151,9 @@ def read(root: Path, arguments: dict[str, Any]) -> str:
 
 
 def write(root: Path, arguments: dict[str, Any]) -> str:
-    """Put a file in the place of what was there, whole or not at all. Raises ToolError."""
+    """Put a file in the place of what was there, whole or not at all; another name of that (a hard link) keeps what it
+    had. Raises ToolError.
+    """
     steps = _file(arguments["path"])
     if any(step.casefold() == ".git" for step in steps):  # its configuration and hooks are programs of whoever owns it
         raise ToolError("what git keeps is not written to")

@@ -6,10 +6,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from runtime.errors import ToolError
 from runtime.tools.inside import FOLDER, folder, opened, parts_of, regular
@@ -24,6 +24,9 @@ MAX_WORDS: Final = 1_000
 ENOUGH: Final = "[there may be more; look in a smaller folder]"
 REFUSED: Final = 3
 """The exit code of the process when its standard error says in words for the agent what is wrong."""
+
+Wanted: TypeAlias = Callable[[str], object]
+"""What tells by its truth whether a line is one of those that are looked for."""
 
 _HOME: Final = str(Path(__file__).resolve().parent.parent.parent)
 # Isolated: neither the folder that is searched nor a variable has a say in what is imported.
@@ -73,13 +76,14 @@ def shown(name: str) -> str:
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
-def _wanted(words: str, *, regex: bool) -> re.Pattern[str]:
+def _wanted(words: str, *, regex: bool) -> Wanted:
     if not words:
         raise ToolError("there are no words to look for")
-    if not regex:
-        return re.compile(re.escape(words), re.IGNORECASE)
+    if not regex:  # by an expression they would be looked for in the daemon without a pause for anybody else
+        folded = words.casefold()
+        return lambda line: folded in line.casefold()
     try:
-        return re.compile(words)
+        return re.compile(words).search
     except (re.error, OverflowError, RecursionError) as error:
         raise ToolError(f"this is no regular expression: {error}") from None
 
@@ -107,10 +111,10 @@ def _texts(at: int, path: str, depth: int = 0) -> Generator[tuple[str, str, int]
             continue
 
 
-def _hits(path: str, text: str, wanted: re.Pattern[str], most: int) -> list[str]:
+def _hits(path: str, text: str, wanted: Wanted, most: int) -> list[str]:
     hits: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
-        if wanted.search(line.removesuffix("\r")):
+        if wanted(line.removesuffix("\r")):
             hits.append(f"{path}:{number}: {line.strip()[:MAX_LINE]}")
             if len(hits) >= most:
                 break

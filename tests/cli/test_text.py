@@ -3,6 +3,7 @@
 import io
 import json
 import time
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -36,6 +37,30 @@ def test_a_cell_is_always_one_line() -> None:
 
 def test_multiline_text_keeps_newlines_and_tabs_and_nothing_else() -> None:
     assert text.escape("a\r\n\tb\x1b[31m\x07\x9b\u202e", multiline=True) == "a\n\tb\\x1b[31m\\x07\\x9b\\u202e"
+
+
+@pytest.mark.parametrize(
+    "unseen",
+    ["\xad", "\u034f", "\u115f", "\u2063", "\u3164", "\ufe01", "\uffa0", "\U000e0041", "\U000e0101", "\u200c\u200d"],
+)
+def test_what_nobody_would_see_is_shown(unseen: str) -> None:
+    for words in (f"rm{unseen} x", f"é{unseen} x"):
+        shown = text.escape(words)
+        assert shown.isascii() or shown.replace("é", "").replace("\u200c", "").isascii(), ascii(shown)
+        assert shown != words
+        assert json.loads(text.dump(words)) == words
+        assert unseen not in text.dump(words)
+
+
+def test_every_format_character_is_shown_but_those_that_join_letters() -> None:
+    unseen = {chr(n) for n in range(0x110000) if unicodedata.category(chr(n)) in ("Cf", "Cc", "Cs", "Zl", "Zp")}
+    assert {char for char in unseen if text.escape(char) == char} == set()
+    assert {char for char in unseen if text.escape(f"\u0645{char}") == f"\u0645{char}"} == {"\u200c", "\u200d"}
+
+
+@pytest.mark.parametrize("words", ["\u0645\u06cc\u200c\u0634\u0648\u062f", "❤️", "1️⃣", "👩‍👩‍👧", "❤️‍🔥", "©️ 2026"])
+def test_letters_and_emoji_that_are_joined_stay_as_they_are(words: str) -> None:
+    assert text.escape(words) == words
 
 
 @given(st.text())

@@ -270,6 +270,7 @@ MODES: dict[str, Mode] = {
     "500": Mode(status("500 Oops", PAGE), LlmOverloaded),
     "503 with seconds": Mode(status("503 Loading", Retry_After="2"), LlmOverloaded, retry_after=2.0),
     "529": Mode(status("529 Overloaded", {"error": {"type": "overloaded_error"}}), LlmOverloaded),
+    "redirect to nowhere": Mode(status("307 Elsewhere", Location="http://xn--0.com/"), LlmProtocol),
     "redirect": Mode(status("307 Elsewhere", Location="http://127.0.0.1:9/"), LlmProtocol, data={"status": 307}),
     # breaks
     "cut in a chunk": Mode(cut_in_a_chunk, LlmCut, "half an "),

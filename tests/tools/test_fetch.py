@@ -174,6 +174,8 @@ async def test_a_name_that_nobody_knows_is_told(error: Exception, ctx: ToolConte
         ("http://me@example.org/", "no password"),
         ("http://example.org:99999/", "no address"),
         ("http://exa\nmple.org/", "no address"),
+        ("http://xn--0.com/", "no address"),
+        ("http://xn--a\u0301/", "no address"),
     ],
 )
 async def test_other_addresses_are_refused(url: str, told: str, ctx: ToolContext) -> None:
@@ -212,6 +214,7 @@ async def test_three_redirects_are_followed_and_a_fourth_is_not(ctx: ToolContext
         ("file:///etc/passwd", "only http"),
         ("http://me:pw@127.0.0.1/", "no password"),
         ("http://127.0.0.1:99999/", "no address"),
+        ("http://xn--0.com/", "no address"),
     ],
 )
 async def test_a_redirect_is_looked_at_like_any_address(to: str, told: str, ctx: ToolContext, site: Site) -> None:
@@ -249,6 +252,28 @@ async def test_what_is_packed_takes_no_more_room_than_it_may(ctx: ToolContext, s
         tracemalloc.stop()
     assert found == ToolResult("x" * fetch.MAX_BYTES + "\n[cut]")
     assert most < 30_000_000
+
+
+async def test_what_follows_something_packed_is_not_read(ctx: ToolContext, site: Site) -> None:
+    site.put("/", gzip.compress(b"short") + b"x" * 20_000_000, Content_Encoding="gzip")
+    tracemalloc.start()
+    try:
+        assert await page(ctx, site, "/") == ToolResult("short")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 10_000_000
+
+
+async def test_something_packed_that_becomes_nothing_is_read_so_far(
+    ctx: ToolContext, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_BYTES", 1000)
+    pack = zlib.compressobj(wbits=31)
+    nothing = pack.compress(b"x") + b"".join(pack.flush(zlib.Z_FULL_FLUSH) for _ in range(1000))
+    many = nothing + b"".join(b"\x00\x00\x00\xff\xff" for _ in range(10_000))
+    site.put("/", many, Content_Encoding="gzip")
+    assert await page(ctx, site, "/") == ToolResult("x\n[cut]")
 
 
 @pytest.mark.parametrize("packed", ["gzip, gzip", "br", "zstd", "no-such"])
@@ -291,6 +316,10 @@ async def test_text_is_handed_on_as_it_is(kind: str, ctx: ToolContext, site: Sit
         ("base64", "grüße".encode(), "grüße"),
         ("unicode_escape", b"\\u0041", "\\u0041"),
         ("punycode", b"a-b", "a-b"),
+        ('"iso-8859-1"', b"\xfc", "ü"),
+        ("'ISO-8859-1' ; x=y", b"\xfc", "ü"),
+        ("", b"\xfc", "\ufffd"),
+        ("x" * 600 + "; charset=iso-8859-1", b"\xfc", "\ufffd"),
     ],
 )
 async def test_the_encoding_is_what_the_page_says_if_it_is_one(

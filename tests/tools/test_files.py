@@ -127,6 +127,12 @@ async def test_lines_are_found_with_their_place(ctx: ToolContext, workdir: Path,
         await call("files.search", ctx, words="")
 
 
+async def test_words_are_found_whatever_the_case_of_their_letters(ctx: ToolContext, workdir: Path) -> None:
+    (workdir / "a.txt").write_text("die Straße (x+)\nDIE STRASSE\n", encoding="utf-8")
+    assert await call("files.search", ctx, words="die strasse") == "a.txt:1: die Straße (x+)\na.txt:2: DIE STRASSE"
+    assert await call("files.search", ctx, words="(X+)") == "a.txt:1: die Straße (x+)"
+
+
 async def test_a_search_ends_when_it_has_enough(ctx: ToolContext, workdir: Path) -> None:
     (workdir / "a").mkdir()
     for name in ("a/1", "b"):
@@ -447,6 +453,15 @@ async def test_a_long_name_is_written(ctx: ToolContext, workdir: Path) -> None:
     name = "ü" * 127
     await call("files.write", ctx, path=name, text="x")
     assert below(workdir) == {name}
+
+
+async def test_another_name_of_a_file_keeps_what_it_had_when_the_file_is_written(
+    ctx: ToolContext, workdir: Path, outside: Path
+) -> None:
+    (workdir / "linked").hardlink_to(outside / "secret")
+    await call("files.write", ctx, path="linked", text="mine")
+    assert (workdir / "linked").read_text() == "mine"
+    assert (outside / "secret").read_text() == SECRET
 
 
 @pytest.mark.parametrize("step", ["fsync", "rename"])
