@@ -134,6 +134,9 @@ def _trusted(spec: importlib.machinery.ModuleSpec | None) -> importlib.machinery
     if spec is not None and spec.origin is not None:
         _FOUND.setdefault(spec.origin, _state(spec.origin))  # before it is read: what changes meanwhile counts
         check_trust(Path(spec.origin))
+        compiled = None if spec.cached is None else Path(spec.cached)  # runs in place of the file, where it is there
+        if compiled is not None and compiled.parent.is_dir():
+            check_trust(compiled if compiled.exists() else compiled.parent)
     return spec
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NoReturn
 from urllib.parse import quote, quote_plus
 
@@ -124,12 +124,11 @@ class Redactor:
     def register(self, secret: Secret) -> None:
         """Know *secret* from now on."""
         value = secret.reveal()
-        found = {form for form in _forms(value) if len(form) >= SHORTEST}
+        found = {form for form in spellings(value) if len(form) >= SHORTEST}
         # A traceback or a log viewer shows a key file line by line.
         found.update(line for line in value.splitlines() if len(line) >= 16)
         self._forms = self._forms | found
-        longest_first = sorted(self._forms, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        self._pattern = re.compile("|".join(map(re.escape, longest_first(self._forms)))) if self._forms else None
 
     def text(self, text: str) -> str:
         """Return *text* with every known secret replaced by `[secret]`."""
@@ -155,16 +154,41 @@ class Redactor:
         return value
 
 
-def _forms(value: str) -> set[str]:
-    """Return how *value* may look in text."""
+def longest_first(forms: Iterable[str]) -> list[str]:
+    """Return *forms* so that none is found where a longer one is."""
+    return sorted(forms, key=len, reverse=True)
+
+
+def spellings(value: str) -> list[str]:
+    """Return how *value* may look in text, the longest first."""
     raw = value.encode()
-    plain = {value, repr(value)[1:-1], raw.hex()}
+    plain = {value, repr(value)[1:-1], raw.hex(), raw.hex().upper()}
     # As JSON, and as JSON of a `repr`, which is how an object comes out of the log.
     plain |= {json.dumps(form, ensure_ascii=pure)[1:-1] for form in plain for pure in (True, False)}
     urls = {quote(value), quote(value, safe=""), quote_plus(value)}
     urls |= {re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), url) for url in urls}
     latin = {raw.decode("latin-1")}  # bytes are redacted in this form
-    return plain | urls | latin | _base64_forms(raw)
+    return longest_first(plain | urls | latin | _in_pages(plain) | _base64_forms(raw))
+
+
+_TAGS: Final = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+_PAGES: Final = (
+    {"/": "\\/"},
+    *(
+        {letter: template % ord(letter) for letter in some}
+        for template in ("\\u%04x", "\\u%04X")
+        for some in ("<>&", "<>&'\"")
+    ),
+    _TAGS,
+    *(_TAGS | {'"': "&quot;", "'": apostrophe} for apostrophe in ("'", "&#x27;", "&#39;", "&apos;")),
+    _TAGS | {'"': "&#34;", "'": "&#39;", "+": "&#43;"},
+)
+"""What programs write in place of letters, in HTML and in JSON that is to be safe within it."""
+
+
+def _in_pages(forms: set[str]) -> set[str]:
+    tables = [str.maketrans(table) for table in _PAGES]
+    return {form.translate(table) for form in forms for table in tables}
 
 
 def _base64_forms(raw: bytes) -> set[str]:

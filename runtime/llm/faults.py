@@ -17,6 +17,7 @@ from runtime.errors import (
     LlmRateLimited,
     LlmRequest,
 )
+from runtime.secrets import SHORTEST, spellings
 
 QUOTE_CHARS: Final = 300
 """How much of a provider's own words an error may repeat."""
@@ -86,7 +87,8 @@ def quote(text: str, secret: str | None) -> str:
         return "an HTML page"
     if secret:
         # Before the cut, else half a key may be what is left at the end.
-        text = text.replace(secret, "[key]")
+        forms = [form for form in spellings(secret) if len(form) >= SHORTEST or form == secret]
+        text = re.sub("|".join(map(re.escape, forms)), "[key]", text)
     line = " ".join(text.split())
     return line if len(line) <= QUOTE_CHARS else line[: QUOTE_CHARS - 1] + "…"
 
@@ -149,8 +151,8 @@ def _number(text: str | None) -> float | None:
 def _until(date: str, now_ms: int) -> float | None:
     try:
         at = parsedate_to_datetime(date)
-    except ValueError:
+        # A date without a zone is GMT, as every HTTP date is.
+        at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        return max(0.0, at.timestamp() - now_ms / 1000)
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    # A date without a zone is GMT, as every HTTP date is.
-    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    return max(0.0, at.timestamp() - now_ms / 1000)

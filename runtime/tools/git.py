@@ -2,10 +2,13 @@
 that the repository's configuration would have git run.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+
+import anyio.to_thread
 
 from runtime.errors import ToolError, ToolInvalid
 from runtime.tools.commands import MAX_OUTPUT, run
@@ -18,6 +21,9 @@ SAFE: Final = (
     *("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.pager=cat", "-c", "diff.external="),
     *("-c", "protocol.allow=never", "-c", "core.attributesFile=/dev/null", "-c", "log.showSignature=false"),
     *("-c", "color.status=false", "-c", "column.ui=never", "-c", "safe.bareRepository=explicit"),
+    # Files anywhere that a repository could name to be read.
+    *("-c", "core.excludesFile=/dev/null", "-c", "diff.orderFile=/dev/null", "-c", "log.mailmap=false"),
+    *("-c", "mailmap.file=/dev/null"),
     *("--no-pager", "--no-optional-locks", "--literal-pathspecs"),
 )
 ENVIRONMENT: Final = {
@@ -35,6 +41,13 @@ SHALLOW: Final = "--ignore-submodules=all"
 PLAIN: Final = ("--no-ext-diff", "--no-textconv", "--no-color", SHALLOW, "--submodule=short")
 REVISION: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@{}~^-]{0,199}")
 TIMEOUT: Final = 30.0
+MAX_LOOKED: Final = 100_000
+"""Files of what git keeps that are looked at."""
+# What git says of a wrong file often quotes it, and a link can make any file one of git's.
+HARMLESS: Final = re.compile(
+    r"fatal: (?:ambiguous argument|bad revision|bad object|invalid object name|not a git repository|unknown revision"
+    r"|your current branch|detected dubious ownership|no such path|path '|log for )"
+)
 
 PATH: Final[dict[str, Any]] = {"type": "string", "description": "only this file or folder"}
 REV: Final[dict[str, Any]] = {"type": "string", "description": "a commit, branch or tag"}
@@ -96,11 +109,34 @@ async def _own(folder: Path) -> None:
     places = await _git(folder, "rev-parse", "--show-toplevel", "--absolute-git-dir", "--git-common-dir")
     if not _inside(folder, places.splitlines()):
         raise ToolError("your folder is no repository")
+    await anyio.to_thread.run_sync(_check_files, folder, places.splitlines()[1:], abandon_on_cancel=True)
 
 
 def _inside(folder: Path, places: list[str]) -> bool:
     top = folder.resolve()
     return len(places) == 3 and all((top / place).resolve().is_relative_to(top) for place in places)
+
+
+def _check_files(folder: Path, places: list[str]) -> None:
+    """Raises ToolError where a file of those that git keeps lies elsewhere: by a link, or as git's own setting."""
+    top, looked = folder.resolve(), 0
+    for place in {(top / place).resolve() for place in places}:
+        for at, folders, files in os.walk(place):
+            looked += len(folders) + len(files)
+            if looked > MAX_LOOKED:
+                raise ToolError("the repository has too many files of its own; have it packed: git gc")
+            for name in (*folders, *files):
+                path = Path(at, name)
+                if path.is_symlink() and not path.resolve().is_relative_to(top):
+                    told = path.relative_to(place)
+                    raise ToolError(
+                        f"{told} of the repository is a link that leads out of your folder, so it is not read"
+                    )
+        if (place / "objects" / "info" / "alternates").exists():
+            raise ToolError(
+                "the repository borrows objects of another one (objects/info/alternates), so it is not read; to have"
+                " its own: git repack -a -d, and remove that file"
+            )
 
 
 async def _without_filters(folder: Path) -> dict[str, str]:
@@ -130,5 +166,6 @@ async def _without_filters(folder: Path) -> dict[str, str]:
 async def _git(folder: Path, *words: str, extra: Mapping[str, str] | None = None) -> str:
     ended, out, err = await run(("git", *SAFE, *words), folder, {**ENVIRONMENT, **(extra or {})})
     if ended.code != 0:
-        raise ToolError(err.strip()[:500] or "git failed")
+        told = next((line for line in err.splitlines() if HARMLESS.match(line)), "git cannot read the repository")
+        raise ToolError(told[:500])
     return out

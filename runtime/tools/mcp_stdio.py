@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 import mcp_types as types
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.shared.exceptions import MCPError
@@ -31,6 +32,13 @@ MAX_WAITING: Final = 32 * 1024 * 1024
 """Bytes of messages that wait to be looked at; a server that sends faster than that is ended."""
 FAREWELL: Final = 1.0
 """Seconds that a server has to end by itself when its stdin is closed, and again when it is asked to (SIGTERM)."""
+
+STRAYS: Final = 1000
+"""Lines in a row that are no messages; a server that writes so many is none."""
+STRAYS_TOLD: Final = 5
+"""Of those in a row so many are logged."""
+BREATH: Final = 100
+"""Lines that are read before others get a turn."""
 
 _ID: Final = re.compile(rb'"id"\s*:\s*(\d{1,18}|"[^"\\]{1,100}")')
 
@@ -123,24 +131,34 @@ class Lines:
 
 
 async def _read(lines: Lines, to_session: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+    """Hand on what is a message. Raises McpEnded where too much in a row is none."""
+    strays = read = 0
     with to_session:
         while (line := await lines.next()) is not None:
-            message = _parsed(*line)
+            read += 1
+            if read % BREATH == 0:
+                await anyio.lowlevel.checkpoint()
+            if not line[0].strip():
+                continue
+            message = _parsed(*line, log_it=strays < STRAYS_TOLD)
             if message is not None:
+                strays = 0
                 try:
                     await to_session.send(SessionMessage(message))
                 except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                     return
+            elif (strays := strays + 1) >= STRAYS:
+                raise McpEnded(f"it wrote {STRAYS} lines in a row that are no messages")
 
 
-def _parsed(line: bytes, over: int) -> types.JSONRPCMessage | None:
+def _parsed(line: bytes, over: int, *, log_it: bool) -> types.JSONRPCMessage | None:
     if over:
         logger.warning("mcp_message_too_large", bytes=len(line) + over)
         return _too_large(line)
     try:
         return types.jsonrpc_message_adapter.validate_json(line, by_name=False)
     except ValueError:  # many programs greet on stdout before they become servers
-        if line.strip():
+        if log_it:
             logger.warning("mcp_said_no_mcp", text=line[:200].decode(errors="replace"))
         return None
 

@@ -1,6 +1,7 @@
 """Loading the user's code: its own names, one copy of each module, and errors that name the line."""
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,6 +160,22 @@ def test_code_that_others_could_change_is_refused(write: Write, tmp_path: Path) 
     path.chmod(0o666)
     with pytest.raises(ConfigUnsafe, match=rf"chmod go-w {path}"):
         load_object("jobs:helper", tmp_path)
+
+
+def test_code_whose_compiled_form_others_could_change_is_refused(write: Write, tmp_path: Path) -> None:
+    write("mine.py", "n = 1\n")
+    compiled = Path(importlib.util.cache_from_source(str(tmp_path / "mine.py")))
+    compiled.parent.mkdir(mode=0o777)
+    compiled.parent.chmod(0o777)
+    with pytest.raises(ConfigUnsafe, match="__pycache__"):
+        load_object("mine:n", tmp_path)
+    compiled.parent.chmod(0o700)
+    compiled.write_bytes(b"")
+    compiled.chmod(0o666)
+    with pytest.raises(ConfigUnsafe, match=r"mine\..*\.pyc"):
+        load_object("mine:n", tmp_path)
+    compiled.chmod(0o600)
+    assert load_object("mine:n", tmp_path) == 1
 
 
 def test_our_packages_are_where_they_should_be() -> None:

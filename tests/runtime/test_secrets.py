@@ -185,6 +185,26 @@ def test_a_secret_is_found_in_every_form(how: str) -> None:
     assert not leaked(CANARY, cleaned)
 
 
+ODD = "p/a<ss>&'w\"ord+=="
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"p\/a<ss>&'w\"ord+==",  # PHP
+        r"p/a\u003css\u003e\u0026'w\"ord+==",  # Go
+        r"p/a\u003Css\u003E\u0026\u0027w\u0022ord+==",
+        "p/a&lt;ss&gt;&amp;&#x27;w&quot;ord+==",  # Python
+        "p/a&lt;ss&gt;&amp;&#39;w&quot;ord+==",
+        "p/a&lt;ss&gt;&amp;&#39;w&#34;ord&#43;==",  # Go
+        ODD.encode().hex().upper(),
+        quote(ODD, safe="").lower(),
+    ],
+)
+def test_a_secret_is_found_as_other_programs_write_it(text: str) -> None:
+    assert redactor(ODD).text(f"x {text} y") == "x [secret] y"
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=8, max_size=60))
 def test_any_secret_is_found_in_every_form(value: str) -> None:
     made = redactor(value)

@@ -112,6 +112,75 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any]) -> None:
 # -- only its own ------------------------------------------------------------------------------------------------------
 
 
+async def test_a_linked_file_within_the_folder_is_no_stray(ctx: ToolContext, repo: Path) -> None:
+    (repo / ".git" / "linked").symlink_to(repo / "one.txt")
+    assert "go on" in await call("git.log", ctx)
+
+
+@pytest.mark.parametrize("what", ["HEAD", "config", "packed-refs", "index", "shallow", "info/grafts", "refs/heads/x"])
+async def test_a_link_of_the_repository_leads_nowhere(what: str, ctx: ToolContext, repo: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("hunter2 the password\nsecond line\n")
+    link = repo / ".git" / what
+    link.unlink(missing_ok=True)
+    link.symlink_to(outside)
+    for name in git_tools():
+        with pytest.raises(ToolError) as caught:
+            await call(name, ctx, **({"revision": "x"} if what.endswith("x") and name != "git.status" else {}))
+        assert "hunter2" not in str(caught.value)
+        assert "second line" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["objects", "refs/heads"])
+async def test_a_linked_folder_of_the_repository_leads_nowhere(
+    what: str, ctx: ToolContext, repo: Path, tmp_path: Path
+) -> None:
+    other = repository(tmp_path / "other")
+    shutil.rmtree(repo / ".git" / what)
+    (repo / ".git" / what).symlink_to(other / ".git" / what)
+    for name in git_tools():
+        with pytest.raises(ToolError, match="leads out of your folder"):
+            await call(name, ctx)
+
+
+async def test_objects_of_another_repository_are_not_read(ctx: ToolContext, repo: Path, tmp_path: Path) -> None:
+    other = repository(tmp_path / "other")
+    (repo / ".git" / "objects" / "info").mkdir(exist_ok=True)
+    (repo / ".git" / "objects" / "info" / "alternates").write_text(f"{other / '.git' / 'objects'}\n")
+    with pytest.raises(ToolError, match="git repack -a -d"):
+        await call("git.show", ctx, revision=git(other, "rev-parse", "HEAD"))
+
+
+async def test_a_repository_of_too_many_files_is_not_looked_through(
+    ctx: ToolContext, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.tools.git.MAX_LOOKED", 10)
+    with pytest.raises(ToolError, match="git gc"):
+        await call("git.log", ctx)
+
+
+async def test_a_file_that_the_configuration_includes_is_not_quoted(
+    ctx: ToolContext, repo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside.txt").write_text("hunter2 the password\n")
+    with (repo / ".git" / "config").open("a") as file:
+        file.write(f"[include]\npath = {tmp_path / 'outside.txt'}\n")
+    for name in git_tools():
+        with pytest.raises(ToolError) as caught:
+            await call(name, ctx)
+        assert "outside" not in str(caught.value)
+
+
+async def test_files_that_the_configuration_names_are_not_read(ctx: ToolContext, repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "names").write_text("SECRET NAME <a@b>\n")
+    (tmp_path / "ignored").write_text("new.txt\n")
+    git(repo, "config", "mailmap.file", str(tmp_path / "names"))
+    git(repo, "config", "core.excludesFile", str(tmp_path / "ignored"))
+    (repo / "new.txt").write_text("new")
+    assert "SECRET" not in await call("git.show", ctx)
+    assert "new.txt" in await call("git.status", ctx)
+
+
 async def test_a_repository_above_the_folder_is_not_read(ctx: ToolContext, workdir: Path) -> None:
     repository(workdir.parent)
     for name in git_tools():
