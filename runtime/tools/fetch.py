@@ -21,6 +21,8 @@ from runtime.tools.tool import Tool, ToolContext, ToolResult
 
 MAX_BYTES: Final = 2_000_000
 """Of the body, decompressed."""
+PIECE: Final = 65_536
+"""Bytes that are read, and decoded, at a time."""
 MAX_REDIRECTS: Final = 3
 TIMEOUT: Final = 30.0
 ACCEPT: Final = "text/*, application/json;q=0.9, */*;q=0.1"
@@ -32,7 +34,10 @@ SCHEMA: Final[dict[str, Any]] = {
 }
 # Addresses that carry another one inside: IPv4 in IPv6 by NAT64, 6to4 and Teredo.
 NAT64: Final = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
-SHARED: Final = ipaddress.ip_network("100.64.0.0/10")
+# Not everything that is not public is known as such to every Python.
+OTHERS: Final = tuple(
+    map(ipaddress.ip_network, ("100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "5f00::/16"))
+)
 
 # Python knows more codecs than pages are written in, and some of those are slow or no text.
 ENCODING: Final = re.compile(r"(utf-(8|16|32)|iso8859|cp\d|koi8|mac|ascii|gb|big5|euc|shift|iso2022|tis).*")
@@ -93,7 +98,7 @@ class Fetcher:
         url = _address(address)
         if url.scheme not in ("http", "https") or not url.host:
             raise ToolError("only http and https addresses can be read")
-        if not 0 < (url.port or 80) < 65_536:
+        if url.port is not None and not 0 < url.port < 65_536:
             raise ToolError("this is no address: there is no such port")
         if url.userinfo:
             raise ToolError("an address may hold no name and no password")
@@ -171,7 +176,7 @@ async def _body(answer: httpx.Response) -> tuple[bytes, bool]:
     unpack = None if packed == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
     body = bytearray()
     read = 0
-    async for piece in answer.aiter_raw(65_536):
+    async for piece in answer.aiter_raw(PIECE):
         read += len(piece)
         try:
             body += piece if unpack is None else unpack.decompress(piece, MAX_BYTES + 1 - len(body))
@@ -186,8 +191,18 @@ async def _body(answer: httpx.Response) -> tuple[bytes, bool]:
 
 
 def _text(body: bytes, encoding: str, markup: bool) -> str:
-    text = body.decode(encoding, errors="replace")
+    text = _decoded(body, encoding)
     return readable(text) if markup else text
+
+
+def _decoded(body: bytes, encoding: str) -> str:
+    """Return *body* as text, a piece at a time: some encodings take a while, and let nothing else run meanwhile."""
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    try:
+        pieces = [decoder.decode(body[at : at + PIECE]) for at in range(0, len(body), PIECE)]
+        return "".join(pieces) + decoder.decode(b"", final=True)
+    except UnicodeError:  # it lacks the mark at its beginning, or some such; as a whole more is forgiven
+        return body.decode(encoding, errors="replace")
 
 
 def _address(text: str) -> httpx.URL:
@@ -230,8 +245,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None and not is_public(str(inner)):
             return False
-        return ip.is_global and ip in GLOBAL
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in SHARED
+        return ip.is_global and ip in GLOBAL and not any(ip in network for network in OTHERS)
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or any(ip in network for network in OTHERS))
 
 
 async def _resolve(host: str, port: int) -> list[str]:

@@ -41,7 +41,19 @@ def test_multiline_text_keeps_newlines_and_tabs_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     "unseen",
-    ["\xad", "\u034f", "\u115f", "\u2063", "\u3164", "\ufe01", "\uffa0", "\U000e0041", "\U000e0101", "\u200c\u200d"],
+    [
+        "\xad",
+        "\u034f",
+        "\u115f",
+        "\u2063",
+        "\u3164",
+        "\ufe01",
+        "\uffa0",
+        "\u2800",
+        "\U000e0041",
+        "\U000e0101",
+        "\u200c\u200d",
+    ],
 )
 def test_what_nobody_would_see_is_shown(unseen: str) -> None:
     for words in (f"rm{unseen} x", f"é{unseen} x"):
@@ -61,6 +73,8 @@ def test_every_format_character_is_shown_but_those_that_join_letters() -> None:
 @pytest.mark.parametrize("words", ["\u0645\u06cc\u200c\u0634\u0648\u062f", "❤️", "1️⃣", "👩‍👩‍👧", "❤️‍🔥", "©️ 2026"])
 def test_letters_and_emoji_that_are_joined_stay_as_they_are(words: str) -> None:
     assert text.escape(words) == words
+    assert not {"\u200c", "\u200d", "\ufe0f"} & set(text.dump(words)), "what a person approves shows all"
+    assert json.loads(text.dump(words)) == words
 
 
 @given(st.text())

@@ -10,9 +10,8 @@ import pytest
 
 from runtime.clock import SystemClock
 from runtime.errors import LlmTooLarge
-from runtime.llm.answer import BREATH, Answer, Decoder
+from runtime.llm.answer import BREATH, SLICE, Answer, Decoder
 from runtime.llm.completions import Reader
-from runtime.llm.inflate import PIECE
 from runtime.llm.provider import Deadlines
 
 
@@ -72,8 +71,11 @@ async def test_reads_that_bring_nothing_let_others_have_their_turn(piece: bytes)
 
 
 async def test_one_read_that_becomes_very_much_lets_others_have_their_turn() -> None:
-    pieces = 3 * BREATH
-    line = b":" + b"x" * 60_000 + b"\n"
-    pack = zlib.compressobj(wbits=31)
-    bomb = b"".join(pack.compress(line) for _ in range(2 * pieces)) + pack.flush()
-    assert await turns(answer(bomb, 1, encoding="gzip", max_bytes=PIECE * pieces)) >= 2
+    size = 1_000_000
+    bomb = zlib.compress(b"\n" * (2 * size), wbits=31)
+    assert await turns(answer(bomb, 1, encoding="gzip", max_bytes=size)) >= size // SLICE - 4  # that is one PIECE
+
+
+async def test_what_becomes_nothing_is_counted_too() -> None:
+    packed = zlib.compress(b"\n", wbits=31)
+    assert await turns(answer(packed + b"x" * 1000, 1000, encoding="gzip", max_bytes=100_000)) == 0

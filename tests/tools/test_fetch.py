@@ -23,6 +23,7 @@ PRIVATE = [
     *("255.255.255.255", "192.0.2.1", "198.18.0.1", "198.51.100.1", "203.0.113.1", "192.0.0.1"),
     *("::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd12::1", "fec0::1", "ff02::1", "2001:db8::1"),
     *("::ffff:10.0.0.1", "::ffff:127.0.0.1", "::10.0.0.1", "64:ff9b::a00:1", "64:ff9b::7f00:1", "64:ff9b:1::a00:1"),
+    *("192.0.0.8", "192.0.0.192", "192.88.99.1", "3fff::1", "5f00::1"),
     *("2002:0a00:0001::", "2002:7f00:1::", "2001:0:4136:e378:8000:63bf:f5ff:fffe", "100::1"),
 ]
 
@@ -174,6 +175,7 @@ async def test_a_name_that_nobody_knows_is_told(error: Exception, ctx: ToolConte
         ("http://me@example.org/", "no password"),
         ("http://example.org:99999/", "no address"),
         ("http://exa\nmple.org/", "no address"),
+        ("http://example.org:0/", "no such port"),
         ("http://xn--0.com/", "no address"),
         ("http://xn--a\u0301/", "no address"),
     ],
@@ -317,6 +319,10 @@ async def test_text_is_handed_on_as_it_is(kind: str, ctx: ToolContext, site: Sit
         ("unicode_escape", b"\\u0041", "\\u0041"),
         ("punycode", b"a-b", "a-b"),
         ('"iso-8859-1"', b"\xfc", "ü"),
+        ("utf-16", "grüße".encode("utf-16"), "grüße"),
+        ("utf-16-le", ("grüße" * 30_000).encode("utf-16-le"), "grüße" * 30_000),
+        ("utf-8", ("€" * 50_000).encode(), "€" * 50_000),
+        ("utf-16", b"\x00", "\ufffd"),
         ("'ISO-8859-1' ; x=y", b"\xfc", "ü"),
         ("", b"\xfc", "\ufffd"),
         ("x" * 600 + "; charset=iso-8859-1", b"\xfc", "\ufffd"),
