@@ -101,8 +101,7 @@ class VirtualClock:
 
 def format_uuid7(ms: int, counter: int, rand: int) -> str:
     """Lay out *ms*, a 12 bit *counter* and 62 bits of *rand* as a UUIDv7."""
-    high = ms >> 16 & 0xFFFFFFFF
-    return "%08x-%04x-7%03x-%04x-%012x" % (  # noqa: UP031  # a third faster than an f-string, and made for every job
-        *(high, ms & 0xFFFF, counter & 0xFFF),
-        *(0x8000 | rand >> 48 & 0x3FFF, rand & 0xFFFFFFFFFFFF),
-    )
+    first, second, third = ms >> 16 & 0xFFFFFFFF, ms & 0xFFFF, counter & 0xFFF
+    fourth, fifth = 0x8000 | rand >> 48 & 0x3FFF, rand & 0xFFFFFFFFFFFF
+    # A third faster than an f-string, and made for every job.
+    return "%08x-%04x-7%03x-%04x-%012x" % (first, second, third, fourth, fifth)  # noqa: UP031
