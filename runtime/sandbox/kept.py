@@ -44,7 +44,8 @@ class Kept:
 
     @property
     def usable(self) -> bool:
-        return self._free and not self._life.cancel_called
+        ended = self._child is not None and self._child.has_ended
+        return self._free and not ended and not self._life.cancel_called
 
     async def live(self) -> None:
         """Start the process and return when it has ended. It ends when it had nothing to do for a while, when a

@@ -95,6 +95,11 @@ class Child:
         self._why: Reason = "cancel"
         self._writing = anyio.Lock()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self._leash.ended.is_set()
+
     async def go(self) -> None:
         """Let the command begin; return when its program runs. Raises CommandUnusable when it cannot."""
         self._leash.order(b"g")

@@ -102,6 +102,11 @@ def claims_to_be_ready():
     return "late"
 
 
+def asks_by_hand():
+    os.write(3, b'{"ask": [1, "begin", {"name": "x"}]}\\n')
+    time.sleep(0.1)
+
+
 def odd():
     os.write(3, b'{"progress": NaN}\\n')
     time.sleep(1000)
@@ -146,7 +151,7 @@ class Place:
 
     async def gone(self) -> None:
         with anyio.fail_after(10):
-            while self.kept._child is None or not self.kept._child._leash.ended.is_set():
+            while self.kept._child is None or not self.kept._child.has_ended:
                 await anyio.sleep(0.005)
 
 
@@ -253,6 +258,12 @@ async def test_one_that_died_while_nothing_ran_is_not_usable(place: Place) -> No
 
 async def test_a_word_that_only_looks_like_the_end_is_none(place: Place) -> None:
     assert await place.run("claims_to_be_ready") == "late"
+    assert place.kept.usable
+
+
+async def test_an_answer_that_nobody_waits_for_is_no_order(place: Place) -> None:
+    await place.run("asks_by_hand")
+    assert await place.run("count") == [1, "j1"]
     assert place.kept.usable
 
 
