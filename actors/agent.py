@@ -12,9 +12,9 @@ from actors.company import Company
 from actors.output import Output
 from actors.retrace import retrace
 from actors.turn import Drained, Result, Scene, Turn
-from runtime.attempt import CANCELLED, STOPPED, Attempt, outcome_of, outcome_of_suspension
+from runtime.attempt import CANCELLED, STOPPED, Attempt, outcome_of, outcome_of_suspension, seconds_for, too_late
 from runtime.core.actor import Envelope, handles
-from runtime.errors import ActorStopped, LlmTimeout, UnderstudyError, UnhandledMessage
+from runtime.errors import ActorStopped, UnderstudyError, UnhandledMessage, problem
 from runtime.outcomes import Suspended
 from runtime.stateful import AgentState, StatefulActor, decode
 from runtime.store import port
@@ -154,10 +154,12 @@ class Agent(StatefulActor):
     async def _turn(self, job: Claimed) -> None:
         outcome: Outcome | None = STOPPED
         try:
-            with self.house.board.running(job) as attempt:
+            with self.house.board.running(job, seconds_for(job, self.house.clock.now())) as attempt:
                 if attempt.ending:  # the wish was here before us
                     await checkpoint_if_cancelled()
                 outcome = CANCELLED if job.id in self._over else await self._attempt(job, attempt)
+            if attempt.timed_out:
+                outcome = too_late(job, self.house.clock.now())
             if attempt.cancelled:
                 outcome = CANCELLED
                 if job.id in self._keep - self._over and await self._keep_partial(job):
@@ -188,7 +190,8 @@ class Agent(StatefulActor):
             return STOPPED
         except TimeoutError:
             limit = self.settings.run_timeout / 1000
-            return outcome_of(LlmTimeout(f"the turn took more than {limit:g} s", which="run"))
+            why = problem("job.timeout", f"the turn took more than {limit:g} s, which is the agent's run_timeout")
+            return Outcome(ok=False, error=why, error_class="timeout")
         except Exception as error:  # noqa: BLE001  # a turn's failure is its job's outcome and never the agent's crash
             return outcome_of(error)
         if attempt.wished:

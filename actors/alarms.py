@@ -35,6 +35,7 @@ class Alarms:
         self._moved = 0
         self._due: Timer | None = None
         self._look: Timer | None = None
+        self._look_at = 0
 
     def heard(self, due: int | None) -> None:
         """Note that something comes due."""
@@ -52,16 +53,27 @@ class Alarms:
             self._due = self._after(min(wait, LONGEST), Tick(what="due"))
 
     def look_at(self, at: int) -> None:
-        """Set the alarm for another look at what is held back."""
-        if self._look is not None:
+        """Set the alarm for another look at what is held back; an earlier one stays, for it is somebody else's."""
+        if self._look is not None and not self._look.over:
+            if self._look_at <= at:
+                return
             self._look.cancel()
+        self._look_at = at
         wait = max(1, at - self.house.clock.now()) / 1000
         self._look = self._after(min(wait, LONGEST), Tick(what="look"))
 
     async def ask(self) -> None:
         """Ask the database what is due next. Raises StoreError."""
+        old, self.next_due = self.next_due, None  # what is told from now on may be too late for the answer
+        try:
+            found = await self.house.store.next_due()
+        except BaseException:  # no alarm is set for what is overdue: it would ring at once, and again
+            if old is not None and (self.next_due is None or old < self.next_due):
+                self.next_due = old
+            raise
         self.asks = False
-        self.next_due = await self.house.store.next_due()
+        if found is not None and (self.next_due is None or found < self.next_due):
+            self.next_due = found
         self.arm(0.0 if self._moved else IN_VAIN)
         self._moved = 0
 

@@ -203,22 +203,36 @@ class Asked(Actor):
             promise.fail(error)
 
     async def _act_on_all(self, message: ActOnJobs) -> Acted:
-        """Go through what the filter finds, newest first, a chunk a commit; ids only fall, so none comes twice."""
-        matched, done, left, before, more = 0, 0, dict[str, int](), None, False
+        """Go through what the filter finds, newest first, a chunk a commit; ids only fall, so none comes twice. What is
+        tried again is gathered and done the oldest first: else who depends on another would find it failed.
+        """
+        matched, before, later = 0, None, list[tuple[str, ...]]()
+        result = Acted(matched=0, done=0)
         while True:
             found = await self.house.store.jobs(message.where, before=before, limit=CHUNK + 1)
             ids = tuple(job.id for job in found[: min(CHUNK, message.limit - matched)])
             more = len(found) > len(ids)
             matched += len(ids)
-            if ids and not message.dry_run:
-                for status in await self._done(*self._action(message, ids)):
-                    if status is None:
-                        done += 1
-                    else:
-                        left[status] = left.get(status, 0) + 1
+            if message.action == "retry":
+                later.append(ids[::-1])
+            else:
+                result = await self._act_on(message, ids, result)
             if not more or not ids or matched >= message.limit:
-                return Acted(matched=matched, done=done, left=left, more=more)
+                break
             before = ids[-1]
+        for ids in reversed(later):
+            result = await self._act_on(message, ids, result)
+        return result.model_copy(update={"matched": matched, "more": more})
+
+    async def _act_on(self, message: ActOnJobs, ids: tuple[str, ...], so_far: Acted) -> Acted:
+        done, left = so_far.done, dict(so_far.left)
+        if ids and not message.dry_run:
+            for status in await self._done(*self._action(message, ids)):
+                if status is None:
+                    done += 1
+                else:
+                    left[status] = left.get(status, 0) + 1
+        return so_far.model_copy(update={"done": done, "left": left})
 
     def _action(
         self, message: ActOnJobs, ids: tuple[str, ...]

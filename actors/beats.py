@@ -1,12 +1,14 @@
 """Heartbeats and leases: who lives, which attempts were heard of, and what a jump of the clock means for them."""
 
 import json
+import math
 from typing import Any, Final
 
 from actors.company import Company
 from actors.entry import Entry
 from actors.seats import Seats
 from runtime import log
+from runtime.errors import StoreError
 from runtime.store import port
 from schemas.agents import WorkerStatus
 from schemas.jobs import Fence
@@ -74,11 +76,17 @@ class Beats:
         late = (monotonic - self._beat_at) * 1000 > runtime.heartbeat + min(JUMP_MS, runtime.lease / 4)
         self._beat_at = monotonic
         silent = () if jumped or late else tuple([seq for seq in self.begun if seq not in self._heard])
-        self._heard.clear()
+        heard, self._heard = self._heard, set()
         beats: tuple[tuple[str, WorkerStatus], ...] = tuple(
             [(seat.name, "busy" if seat.held else "idle") for seat in self.seats]
         )
-        found = [Entry(port.Heartbeat(beats, self.house.boot, now, now + runtime.lease, silent))]
+        beat = port.Heartbeat(beats, self.house.boot, now, now + runtime.lease, silent)
+
+        def failed(_: StoreError) -> None:  # who was heard has still to be told of, and time has gone by for all
+            self._heard.update(heard)
+            self._beat_at = -math.inf
+
+        found = [Entry(beat, failed=failed)]
         if silent:
             found.append(Entry(port.ExpireLeases(self.house.boot, now), self._expired))
         return found

@@ -1,5 +1,6 @@
 """How attempts ended, and what that means: for their jobs, for suspects, and for the rate of their queue."""
 
+from dataclasses import replace
 from typing import Final
 
 from actors import encoding
@@ -13,7 +14,7 @@ from runtime.errors import StoreError, problem
 from runtime.store import port
 from schemas.jobs import Claimed, Outcome
 
-NO_ROOM: Final = Outcome(ok=False, snooze=True, retry_after_ms=1000, tokens=0)
+NO_ROOM: Final = Outcome(ok=False, snooze=True, unasked=True, retry_after_ms=1000, tokens=0)
 """The mailbox of a job's worker was full: it comes back in a moment, and has used nothing."""
 
 
@@ -32,11 +33,13 @@ class Ends:
         self._noted.append((claimed, outcome))
 
     def entry(self, now: int) -> Entry:
-        """Return the change that writes all ends; where it fails they are noted again."""
+        """Return the change that writes all ends; where it fails they are noted again, but for the tokens, which have
+        been given back.
+        """
         ends, self._noted = self._noted, []
 
         def failed(_: StoreError) -> None:
-            self._noted.extend(ends)
+            self._noted += [(claimed, replace(outcome, tokens=None)) for claimed, outcome in ends]
 
         finishes = tuple([self._settled(claimed, outcome, now) for claimed, outcome in ends])
         return Entry(port.FinishJobs(finishes, now), failed=failed)
@@ -50,7 +53,12 @@ class Ends:
                     result = encoding.as_given(outcome.result)
                 except (TypeError, ValueError, RecursionError) as error:  # it must not take down others' commit
                     outcome = no_json(error)
-        finish = settle(claimed, outcome, result, now, self.house.clock.random())
+        chance = self.house.clock.random()
+        try:
+            finish = settle(claimed, outcome, result, now, chance)
+        except Exception as error:  # noqa: BLE001  # whatever cannot be kept of it must not take down others' commit
+            why = problem("job.failed", f"how it ended cannot be kept: {type(error).__name__}")
+            finish = port.Finish(claimed, "failed", "permanent", error=why.model_dump_json())
         planner = self.planner
         if planner.suspects and not (finish.refund or finish.crash):
             planner.suspects.pop(claimed.id, None)  # it came to its own end

@@ -74,8 +74,10 @@ class Planner:
     """Decides claims from what is in memory; it writes nothing and waits for nothing.
 
     pending, arrived  as `Tally` keeps them
+    suspects  jobs that may have brought the daemon down, by id with their queue; resting: those that wait for anything
+             but their turn
     coming   jobs that are added in the very commit of the claims: most of them are pending by then
-    gated    queues of which nothing could be claimed: not asked again until something of them moves
+    gated    (queue, lane) of which nothing could be claimed: not asked again until something of the queue moves
     look_at  when a queue that a rate or a provider holds back is worth another look, in milliseconds UTC
     """
 
@@ -83,11 +85,12 @@ class Planner:
         self.house, self.seats, self._has_come_up = house, seats, has_come_up
         self.pending, self.arrived = tally.pending, tally.arrived
         self.coming: Counter[tuple[str, Lane]] = Counter()
-        self.gated: set[str] = set()
+        self.gated: set[tuple[str, Lane]] = set()
         self.rows: dict[str, QueueRow] = {}
         self.limits: dict[str, QueueRow] = {}
         self.buckets: dict[str, Bucket] = {}
         self.suspects: dict[str, str] = {}
+        self.resting: set[str] = set()
         self.doubtful: set[str] = set()
         self.look_at: int | None = None
         self._pools: dict[tuple[str, Lane], str] = {}
@@ -107,7 +110,7 @@ class Planner:
         old = self.limits.get(row.name)
         self.rows[row.name] = row
         self.limits.pop(row.name, None)
-        self.gated.discard(row.name)
+        self.open_gate(row.name)
         if old is not None and self.limit(row.name).rate != old.rate:
             self._renew_bucket(row.name, self.house.clock.now())
 
@@ -137,6 +140,11 @@ class Planner:
         bucket.fill(now)
         return bucket
 
+    def open_gate(self, *queues: str) -> None:
+        """Note that something of *queues* has moved: whoever waits in either lane of them may go on."""
+        if self.gated:
+            self.gated = {key for key in self.gated if key[0] not in queues}
+
     # -- the plan ----------------------------------------------------------------------------------------------------
 
     def expect(self, rows: Iterable[JobRow], now: int) -> None:
@@ -154,7 +162,7 @@ class Planner:
 
     def plan(self, now: int, without: Collection[str] = ()) -> list[Share]:
         """Return the claims to make now, none of the queues *without*."""
-        waiting = [key for key in self._waiting() if key[0] not in self.gated]
+        waiting = [key for key in self._waiting() if key not in self.gated]
         if not waiting:
             return []
         cut = self._turn % len(waiting)
@@ -222,7 +230,7 @@ class Planner:
         are left do not reach. It is not asked again until something of the queue moves, or there are more tokens.
         """
         if self.arrived.get(share.queue, 0) == share.arrived:
-            self.gated.add(share.queue)
+            self.gated.add((share.queue, share.lane))
             # What waits for anything but tokens moves when its turn comes; to look by the clock would be in vain.
             if share.tokens is not None and not self.buckets[share.queue].is_full():
                 self._look(self.buckets[share.queue].next_at(now))
@@ -236,10 +244,12 @@ class Planner:
     def _next_suspect(self) -> str | None:
         """Return the queue whose suspect runs alone, now or next. One that cannot start at present holds up nobody."""
         for job, queue in self.suspects.items():
+            if job in self.resting:
+                continue
             seat = self.seats.get(queue)
             if seat is not None and job in seat.held:
                 return queue
-            waits = self.pending.get((queue, "agent"), 0) > 0 and queue not in self.gated
+            waits = self.pending.get((queue, "agent"), 0) > 0 and (queue, "agent") not in self.gated
             if waits and self.limit(queue).state != "paused" and (seat is not None or self._has_come_up(queue)):
                 return queue
         return None

@@ -31,6 +31,7 @@ from schemas.jobs import (
     Claimed,
     Fence,
     JobEnded,
+    JobFilter,
     JobHeard,
     JobLogged,
     JobProcess,
@@ -46,6 +47,8 @@ logger = log.get(__name__)
 
 WRITE_WORDS_EVERY: Final = 0.1
 RETRY_STORE_AFTER: Final = 1.0
+ACTIVE: Final = JobFilter(status="active")
+MOST_ACTIVE: Final = 100_000
 
 
 class Left(Message, type="queue.left"):
@@ -76,6 +79,7 @@ class Queue(Asked):
         self.alarms = Alarms(house, lambda wait, message: self.ctx.after(wait, message))
         self.draining = False
         self.flushing = self.woken = False
+        self.suspects_moved = True
         # noted since the last commit
         self.lost: list[str] = []
         self.removed: list[str] = []
@@ -91,9 +95,11 @@ class Queue(Asked):
         house.on_moves = self.moved
         now = house.clock.now()
         self.beats.begin()
-        for worker in await store.workers():
-            if worker.boot == house.boot:  # this queue was restarted, its workers with it: nobody holds anything
-                await store.commit([port.RecoverJobs(house.boot, now, worker=worker.id)])
+        # Where this queue was restarted, its workers were with it, and nobody holds anything: not those who are known,
+        # nor those whose row went before how their last job ended was written.
+        known = {worker.id for worker in await store.workers() if worker.boot == house.boot}
+        for worker in known | {job.worker for job in await store.jobs(ACTIVE, limit=MOST_ACTIVE) if job.worker}:
+            await store.commit([port.RecoverJobs(house.boot, now, worker=worker)])
         await self._end_survivors()
         await store.commit([port.RecoverJobs(house.boot, now), port.ReleaseHeld(house.kinds.names(), now)])
         house.workers.clear()
@@ -141,8 +147,9 @@ class Queue(Asked):
     def moved(self, moves: Sequence[port.Move]) -> None:
         """Keep the counts; the store calls this after each commit, ours or another's."""
         runnable, due = self.tally.take(moves)
+        self.suspects_moved = True
         if self.planner.gated:
-            self.planner.gated.difference_update([move[0] for move in moves])
+            self.planner.open_gate(*[move[0] for move in moves])
         self.alarms.heard(due)
         if runnable and not self.flushing:
             self.wake()
@@ -168,7 +175,7 @@ class Queue(Asked):
         seat = self.seats.take(message, worker, self.house.clock.now())
         self.house.workers[seat.name] = 0
         if seat.queue is not None:
-            self.planner.gated.discard(seat.queue)
+            self.planner.open_gate(seat.queue)
         self.ctx.watch(worker)
         if seat.name in self.seats.dismissed:  # it fell, and its supervisor has started it anew
             self.ctx.start(self.dismiss, seat.name, name=f"dismiss {seat.name}")
@@ -205,7 +212,7 @@ class Queue(Asked):
             self.planner.doubtful.discard(worker)
             self.lost.append(worker)
             for claimed in seat.held.values():
-                self.house.board.over(claimed.id)
+                self.house.board.over(claimed.id, claimed.epoch)
                 self.beats.over(claimed)
         self.ticks.add("workers")
 
@@ -238,13 +245,13 @@ class Queue(Asked):
         if seat is None or claimed is None or claimed.epoch != lease.epoch:
             return None
         self.seats.release(seat, claimed)
-        self.house.board.over(lease.id)
+        self.house.board.over(lease.id, lease.epoch)
         self.house.workers[seat.name] = len(seat.held)
         if self.beats.begun:
             self.beats.over(claimed)
         planner = self.planner
         if planner.gated:
-            planner.gated.discard(claimed.queue)
+            planner.open_gate(claimed.queue)
         if planner.doubtful and seat.name in planner.doubtful:
             self._take_back(seat.name)
         if seat.leaving and not seat.held and seat.name in self.seats.dismissed:
@@ -317,7 +324,12 @@ class Queue(Asked):
         """Commit what was noted and claim for whoever has room, until there is nothing left to do."""
         if self.in_doubt or "reconcile" in self.ticks:
             await self._look(self._compare)
-        while entries := self._gather():
+        while True:
+            if self.planner.suspects and self.suspects_moved:
+                await self._look(self._look_at_suspects)
+            entries = self._gather()
+            if not entries:
+                break
             self.flushing = True
             try:
                 results = await self.house.store.commit([entry.change for entry in entries])
@@ -336,6 +348,17 @@ class Queue(Asked):
         if at is not None:
             self.alarms.look_at(at)
 
+    async def _look_at_suspects(self) -> None:
+        """Find out which suspects wait for their turn: while another rests, it is nobody's turn to be alone."""
+        self.suspects_moved = False
+        for job in list(self.planner.suspects):
+            view = await self.house.store.job(job)
+            self.planner.resting.discard(job)
+            if view is None or view.status in ENDED:
+                self.planner.suspects.pop(job, None)
+            elif view.status not in ("pending", "active"):
+                self.planner.resting.add(job)
+
     async def _look(self, read: Callable[[], Awaitable[None]]) -> None:
         try:
             await read()
@@ -349,6 +372,7 @@ class Queue(Asked):
             self._repaired({"counts": len(differs)}, differs=differs)
             await self.tally.load()
         self.in_doubt = False
+        self.planner.gated.clear()
         await self.alarms.ask()
 
     def _repaired(self, found: dict[str, int], **more: Any) -> None:

@@ -13,8 +13,9 @@ from runtime.attempt import Attempt, tell_surely
 from runtime.core.actor import ActorContext
 from runtime.core.owned import TaskHandle
 from runtime.core.ref import Ref
-from runtime.errors import ActorError, StoreError
+from runtime.errors import ActorError, StoreError, whole
 from schemas.base import Request
+from schemas.chat import MOST_TOKENS
 from schemas.jobs import MAX_LOG_LINES, Claimed, JobHeard, JobLogged, JobProcess, JobProgress
 
 TELL_EVERY: Final = 0.02
@@ -48,13 +49,13 @@ class Reporter:
     def log(self, text: str, level: str = "info") -> None:
         """Write a line to the job's log."""
         self.heard()
-        self._lines.append((self._now(), level, text.encode(errors="replace").decode()))
+        self._lines.append((self._now(), whole(level), whole(text)))
         self._soon()
 
     def tokens(self, used: int) -> None:
-        """Keep what was used. Raises ValueError below 0."""
-        if used < 0:
-            raise ValueError(f"tokens used are 0 or more, not {used}")
+        """Keep what was used. Raises ValueError below 0 and beyond what any model takes."""
+        if not 0 <= used <= MOST_TOKENS:
+            raise ValueError(f"tokens used are 0 or more, and at most {MOST_TOKENS}")
         self.heard()
         self.used = used
 

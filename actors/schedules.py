@@ -28,7 +28,7 @@ from runtime.store import port
 from runtime.store.port import ScheduleRow
 from schemas.base import Ack, Message
 from schemas.config import Settings
-from schemas.jobs import ENDED, NewJob, Submitted
+from schemas.jobs import NewJob, Submitted
 from schemas.schedules import (
     FROM_CONFIG,
     AddSchedule,
@@ -152,7 +152,7 @@ class Schedules(Actor):
     ) -> list[port.FireSchedule]:
         """Return the changes for some ticks, each with its job or with the reason why it has none."""
         alone = row.overlap == "skip"
-        runs = alone and await self._still_runs(row)
+        runs = alone and await self.house.store.still_runs(row.name)
         closed = await self._closed()
         changes: list[port.FireSchedule] = []
         for fire_at in fires:
@@ -168,10 +168,6 @@ class Schedules(Actor):
             if result is not None:
                 row = replace(row, last_at=change.fire_at, last_job=result.id)
         self.rows[row.name] = row
-
-    async def _still_runs(self, row: ScheduleRow) -> bool:
-        last = None if row.last_job is None else await self.house.store.job(row.last_job)
-        return last is not None and last.status not in ENDED
 
     async def _closed(self) -> frozenset[str]:
         """Return the queues that take no new jobs: somebody drains them."""

@@ -52,7 +52,8 @@ def settle(claimed: Claimed, outcome: Outcome, result: str | None, now: int, cha
         waits, until = outcome.waits or None, outcome.wait_until
         return Finish(claimed, "waiting", reason, refund=True, waits=waits, wait_until=until)
     if outcome.snooze:
-        return Finish(claimed, "delayed", "snooze", execute_after=now + wait, refund=True)
+        asked = not outcome.unasked
+        return Finish(claimed, "delayed", "snooze", execute_after=now + wait, refund=True, asked=asked)
     if outcome.refund:
         return Finish(claimed, "pending", error=error, refund=True)
     return after_failure(claimed, outcome, error, wait, now, chance)
@@ -67,7 +68,7 @@ def after_failure(claimed: Claimed, outcome: Outcome, error: str | None, wait: i
     if claimed.deadline_at is not None and now >= claimed.deadline_at:
         return Finish(claimed, "failed", "deadline", error=error, crash=outcome.crash)
     backoff = Backoff(policy.base_ms, policy.factor, policy.max_ms, policy.jitter)
-    due = now + max(round(backoff.delay(max(0, claimed.attempt - 1), chance)), wait)
+    due = now + min(max(round(backoff.delay(max(0, claimed.attempt - 1), chance)), wait), LONGEST_WAIT_MS)
     if kind == "rate_limited" and "rate_limited" in policy.retry_on:
         due = max(due, now + (outcome.retry_after_ms or policy.base_ms))  # no attempt is spent, so no wait grows
         return Finish(claimed, "delayed", "rate_limit", error=error, execute_after=due, refund=True)

@@ -23,7 +23,9 @@ from runtime.attempt import (
     Attempt,
     outcome_of,
     outcome_of_suspension,
+    seconds_for,
     tell_surely,
+    too_late,
 )
 from runtime.attempt_record import StoreRecord, answer
 from runtime.calling import Unfit, arguments
@@ -111,11 +113,7 @@ class Worker(Actor):
             await tell_surely(self.queue, JobEnded(job, outcome))
 
     def _seconds(self, job: Claimed) -> float | None:
-        """Return how long an attempt may take: its own time, but not beyond the deadline of its job."""
-        times = [] if job.timeout_ms is None else [job.timeout_ms / 1000]
-        if job.deadline_at is not None:
-            times.append(max(0, job.deadline_at - self.house.clock.now()) / 1000)
-        return min(times, default=None)
+        return seconds_for(job, self.house.clock.now())
 
     def _judged(self, attempt: Attempt, outcome: Outcome, job: Claimed) -> Outcome:
         """Return the outcome of an attempt that has ended, by what ended it."""
@@ -128,11 +126,7 @@ class Worker(Actor):
         return outcome
 
     def _timed_out(self, job: Claimed) -> Outcome:
-        """Return the outcome of an attempt whose time was up; what becomes of its job the queue decides."""
-        why = f"the attempt took more than {(job.timeout_ms or 0) / 1000:g} s"
-        if job.deadline_at is not None and self.house.clock.now() >= job.deadline_at:
-            why = "the deadline of the job has passed"
-        return Outcome(ok=False, error=problem("job.timeout", why), error_class="timeout")
+        return too_late(job, self.house.clock.now())
 
     async def _attempt(self, kind: Kind | None, job: Claimed, reporter: Reporter) -> Outcome:
         if kind is None:

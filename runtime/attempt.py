@@ -13,7 +13,7 @@ from runtime.outcomes import Cancel, Fail, Retry, Snooze, WaitTimeout
 from runtime.outcomes import Outcome as Said
 from schemas.base import AnyMessage
 from schemas.errors import ErrorClass, Problem
-from schemas.jobs import Fence, Outcome
+from schemas.jobs import Claimed, Fence, Outcome
 
 MAX_ERROR_TEXT: Final = 2000
 LONGEST_WAIT: Final = 366 * 86_400.0
@@ -123,9 +123,28 @@ class Board:
         attempt.lose()
         return True
 
-    def over(self, job: str) -> None:
-        """Forget a wish that found no attempt: *job* has ended, or begins anew."""
-        self._early.pop(job, None)
+    def over(self, job: str, epoch: int) -> None:
+        """Forget a wish that found no attempt: that of *epoch* at *job* has ended, or the job begins anew. One that is
+        meant for a later attempt stays.
+        """
+        if self._early.get(job, epoch + 1) <= epoch:
+            del self._early[job]
+
+
+def seconds_for(job: Claimed, now: int) -> float | None:
+    """Return how long an attempt may take: its own time, but not beyond the deadline of its job."""
+    times = [] if job.timeout_ms is None else [job.timeout_ms / 1000]
+    if job.deadline_at is not None:
+        times.append(max(0, job.deadline_at - now) / 1000)
+    return min(times, default=None)
+
+
+def too_late(job: Claimed, now: int) -> Outcome:
+    """Return the outcome of an attempt whose time was up; what becomes of its job the queue decides."""
+    why = f"the attempt took more than {(job.timeout_ms or 0) / 1000:g} s"
+    if job.deadline_at is not None and now >= job.deadline_at:
+        why = "the deadline of the job has passed"
+    return Outcome(ok=False, error=problem("job.timeout", why), error_class="timeout")
 
 
 async def tell_surely(ref: Ref, message: AnyMessage) -> None:

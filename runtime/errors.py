@@ -5,6 +5,7 @@ Pydantic is imported when the first problem is built and not before: a child pro
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from schemas.codes import CODES
@@ -53,7 +54,7 @@ def problem(
     """Build the `Problem` of *code*; status, title, hint and retry flag come from the table of codes."""
     from schemas.errors import Problem
 
-    entry = CODES[code]
+    entry, detail = CODES[code], whole(detail)
     return Problem(
         code=code,
         title=entry.title,
@@ -63,8 +64,28 @@ def problem(
         retryable=entry.retryable,
         retry_after_ms=None if retry_after is None else int(retry_after * 1000),
         request_id=request_id,
-        data=data or {},
+        data=sayable(data) if data else {},
     )
+
+
+def whole(text: str) -> str:
+    """Return *text* with a question mark for each half of a character: no file and no socket could hold it."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def sayable(data: dict[str, Any]) -> dict[str, Any]:
+    """Return *data* as JSON can say it, whatever an error of somebody's code brought along."""
+    from pydantic_core import to_json
+
+    try:
+        to_json(data)
+    except ValueError:
+        try:
+            said: dict[str, Any] = json.loads(whole(json.dumps(data, ensure_ascii=False, default=repr)))
+        except (TypeError, ValueError, RecursionError):
+            return {"unreadable": whole(repr(data)[:500])}
+        return said
+    return data
 
 
 # -- actors ------------------------------------------------------------------------------------------------------------

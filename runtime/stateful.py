@@ -32,7 +32,7 @@ from anyio import get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from runtime.attempt import CANCELLED, STOPPED, outcome_of, tell_surely
+from runtime.attempt import CANCELLED, STOPPED, outcome_of, seconds_for, tell_surely, too_late
 from runtime.core.actor import Actor, Envelope, handles
 from runtime.core.handlers import ASYNC, table_of
 from runtime.errors import (
@@ -256,14 +256,14 @@ class StatefulActor(Actor):
         job = message.job
         outcome: Outcome | None = STOPPED
         try:
-            with self.house.board.running(job) as attempt:
+            with self.house.board.running(job, seconds_for(job, self.house.clock.now())) as attempt:
                 if attempt.ending:  # the wish was here before us
                     await checkpoint_if_cancelled()
                 reply = await self._answer(job)
                 self.also(self._completed(job, reply))
                 outcome = None
-            if attempt.cancelled:
-                outcome = CANCELLED
+            if attempt.cancelled or attempt.timed_out:
+                outcome = CANCELLED if attempt.cancelled else too_late(job, self.house.clock.now())
                 await self.on_handler_error(self._envelope(), RuntimeError("cancelled"))
         except Said as said:  # a word about its job (Retry, Snooze, Fail, Cancel) is no crash of the actor
             outcome = outcome_of(said)

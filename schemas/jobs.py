@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas.agents import WorkerStatus
 from schemas.base import Message, Millis, Model, PlainMessage, Request
@@ -76,16 +76,29 @@ QueueState = Literal["running", "paused", "draining"]
 
 Tag: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}$")]
 QueueName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_:.-]{0,95}$")]
-Key: TypeAlias = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+def _whole(key: str) -> str:
+    """Return a key that every store and every JSON can hold."""
+    if "\0" in key or (not key.isascii() and key != key.encode(errors="replace").decode()):
+        raise ValueError("it holds a NUL or half a character, which cannot be kept")
+    return key
+
+
+Key: TypeAlias = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_whole)]
+
+
+LONGEST_MS: Final = 366 * 86_400_000
+"""The longest that a job can be made to wait, or to take, but for its deadline."""
 
 
 class RetryPolicy(Model):
     """How failed attempts are tried again. Times are in milliseconds. Job over kind over queue."""
 
     max_attempts: int = Field(default=3, ge=1, le=1000)
-    base_ms: int = Field(default=1000, ge=0)
-    factor: float = Field(default=2.0, ge=1)
-    max_ms: int = Field(default=300_000, ge=0)
+    base_ms: int = Field(default=1000, ge=0, le=LONGEST_MS)
+    factor: float = Field(default=2.0, ge=1, le=1000)
+    max_ms: int = Field(default=300_000, ge=0, le=LONGEST_MS)
     jitter: float = Field(default=1.0, ge=0, le=1)
     retry_on: tuple[ErrorClass, ...] = ("transient", "rate_limited", "timeout", "lost", "bug")
 
@@ -104,7 +117,7 @@ class NewJob(Model):
     args: dict[str, Any] = Field(default_factory=dict)
     queue: QueueName | None = None
     priority: int = Field(default=100, ge=0, le=1000, description="lower runs sooner")
-    delay_ms: int = Field(default=0, ge=0, le=366 * 86_400_000, description="do not start before this long from now")
+    delay_ms: int = Field(default=0, ge=0, le=LONGEST_MS, description="do not start before this long from now")
     run_at: Millis | None = Field(default=None, description="do not start before this time; instead of a delay")
     deadline_ms: int | None = Field(
         default=None, ge=1, le=3650 * 86_400_000, description="the whole job, waiting included, from now"
@@ -121,9 +134,9 @@ class NewJob(Model):
     tokens: int = Field(default=0, ge=0, le=100_000_000, description="an estimate, reserved from the queue's rate")
     retry: RetryPolicy | None = Field(default=None, description="over that of the kind")
     max_attempts: int | None = Field(default=None, ge=1, le=1000)
-    timeout_ms: int | None = Field(default=None, ge=1, description="per attempt")
+    timeout_ms: int | None = Field(default=None, ge=1, le=LONGEST_MS, description="per attempt")
     heartbeat_ms: int | None = Field(
-        default=None, ge=100, description="an attempt that is silent for this long is ended as timed out"
+        default=None, ge=100, le=LONGEST_MS, description="an attempt that is silent for this long is ended as timed out"
     )
     data: dict[str, Any] = Field(default_factory=dict, description="activity context, stored and shown, never read")
     ref: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="its name within a batch")
@@ -574,7 +587,8 @@ class Outcome:
 
     refund    the attempt does not count: the daemon stops, the work was never begun
     crash     the job's own process died by a signal that was not ours
-    snooze    the job asked to go on after `retry_after_ms`, which is no failure
+    snooze    it goes on after `retry_after_ms`, which is no failure
+    unasked   the snooze was not the job's own wish, so it is not one of those it has
     hold      it waits for a person: nobody knows its kind any more, or a step of it is ambiguous
     pause     it stopped at a step because a person asked for it
     waits     it waits for the signal of this name, or for its children where the name is empty; until `wait_until`
@@ -590,6 +604,7 @@ class Outcome:
     refund: bool = False
     crash: bool = False
     snooze: bool = False
+    unasked: bool = False
     hold: bool = False
     pause: bool = False
     waits: str | None = None

@@ -235,9 +235,15 @@ class Cell:
     async def halt(self, reason: str, *, final: bool, grace: float | None = None) -> None:
         """Bring the cell to rest and wait until it is; every wait in here is bounded by the cell's own timers."""
         final = final or self.spec.restart == "temporary"
-        self.end(reason, "stopped" if final else "backing_off", grace)
-        while self.life is not None:
-            await self.change()
+        goal: Goal = "stopped" if final else "backing_off"
+        self.end(reason, goal, grace)
+        while (life := self.life) is not None:
+            while self.life is life:  # somebody else who waits may begin the next one before it is our turn
+                await self.change()
+            if not final:
+                return
+            if self.life is not None:
+                self.end(reason, goal, grace)
 
     def goodbye(self) -> float:
         """Return the seconds that `on_stop` may take: what is left of the grace, and never less than one."""

@@ -241,6 +241,8 @@ class ActorSystem:
         await cell.halt("restart", final=False)
         if self.stopping:
             raise ActorStopped("the system is stopping")
+        if cell not in cell.owner.children:
+            raise ActorStopped(f"{name} was stopped meanwhile")
         cell.limit = None
         if cell.life is None:
             cell.launch()

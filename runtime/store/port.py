@@ -177,6 +177,7 @@ class Finish:
                     `waiting/children` until when. A job whose signal is there already, or which has no child that has
                     not ended, becomes `pending` instead. A wait's end makes it `pending` too; its code finds out why
     refund          the attempt does not count
+    asked           a snooze is the job's own wish; only those are counted
     crash           counted apart; the crash that reaches `MAX_CRASHES` makes it `failed/poison` unless it completed or
                     was to be cancelled. An attempt with neither crash nor refund clears its job of suspicion
     result, error   JSON text
@@ -192,6 +193,7 @@ class Finish:
     crash: bool = False
     waits: str | None = None
     wait_until: int | None = None
+    asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -718,9 +720,9 @@ class DeleteEnded:
     """Forget jobs that ended before *before*, and all but the newest *keep* of (status, queue), at most *limit*, with
     their data. Result: how many went.
 
-    Never: a job with the tag `keep`, a parent with an open or broken edge, a job with children or parents by `parent`
-    that have not ended. queue None: every queue but those in *without*, which *keep* counts together; what may not go
-    is counted too.
+    Never: a job with the tag `keep`, a parent with an open or broken edge or with a child that has not ended (it may
+    want the result), a job with children or parents by `parent` that have not ended. queue None: every queue but those
+    in *without*, which *keep* counts together; what may not go is counted too.
     """
 
     status: Status
@@ -1209,6 +1211,10 @@ class Store(Protocol):
 
     async def schedules(self) -> tuple[ScheduleRow, ...]:
         """Return every schedule, by name."""
+        ...
+
+    async def still_runs(self, name: str) -> bool:
+        """Tell whether a job of a kept tick of schedule *name* has not ended, a trigger's or one tried again too."""
         ...
 
     async def fires(self, name: str, *, limit: int = 50) -> tuple[FireRow, ...]:

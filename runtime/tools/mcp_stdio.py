@@ -30,6 +30,8 @@ from runtime.tools.mcp_link import (
 
 MAX_WAITING: Final = 32 * 1024 * 1024
 """Bytes of messages that wait to be looked at; a server that sends faster than that is ended."""
+LINE: Final = 128
+"""Bytes that a line takes beside its text while it waits."""
 FAREWELL: Final = 1.0
 """Seconds that a server has to end by itself when its stdin is closed, and again when it is asked to (SIGTERM)."""
 
@@ -100,8 +102,9 @@ class Lines:
         *lines, last = data.split(b"\n")
         for line in lines:
             self._add(line)
-            self._ready.append((bytes(self._rest), self._over))
-            self._waiting += len(self._rest)
+            if self._rest.strip():  # else there is nothing in it, and such lines cost more than their bytes
+                self._ready.append((bytes(self._rest), self._over))
+                self._waiting += len(self._rest) + LINE
             self._rest, self._over = bytearray(), 0
         self._add(last)
         if self._waiting > MAX_WAITING:
@@ -126,7 +129,7 @@ class Lines:
             self._news = anyio.Event()
             await self._news.wait()
         line, over = self._ready.popleft()
-        self._waiting -= len(line)
+        self._waiting -= len(line) + LINE
         return line, over
 
 
@@ -138,8 +141,6 @@ async def _read(lines: Lines, to_session: MemoryObjectSendStream[SessionMessage 
             read += 1
             if read % BREATH == 0:
                 await anyio.lowlevel.checkpoint()
-            if not line[0].strip():
-                continue
             message = _parsed(*line, log_it=strays < STRAYS_TOLD)
             if message is not None:
                 strays = 0

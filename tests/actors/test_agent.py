@@ -335,7 +335,8 @@ async def test_a_model_that_talks_without_end_is_given_up_after_the_run_time(ada
         job = await s.say("ada", "hi", max_attempts=1)
         began = s.house.clock.now()
         view = await s.until(job)
-        assert (view.status, view.reason, view.error.data["which"]) == ("failed", "timeout", "run")
+        assert (view.status, view.reason, view.error.code) == ("failed", "timeout", "job.timeout")
+        assert "run_timeout" in view.error.detail
         assert s.house.clock.now() - began == 60_000
 
 

@@ -15,6 +15,7 @@ from schemas.jobs import CancelJob, JobEnded, JobLogged, Outcome
 
 ADA = '[agents.ada]\nllm = { provider = "scripted", model = "echo" }\n'
 FAULT = problem("job.failed", "it broke")
+UNKNOWN = problem("job.unknown_kind")
 FULL = StoreFull("no space left")
 OF_USER = """
     [kinds.mine]
@@ -247,7 +248,7 @@ async def test_jobs_of_a_kind_that_came_back_are_released_at_the_start(furnish: 
     async with perform(furnish()) as s:
         hand = await s.hand()
         submitted = await s.submit()
-        await hand.ends(await hand.takes(1), Outcome(ok=False, hold=True, error=FAULT))
+        await hand.ends(await hand.takes(1), Outcome(ok=False, hold=True, error=UNKNOWN))
         assert await s.stands(submitted.id) == ("paused", "hold")
         disk = s.disk
     async with perform(furnish(boot="boot-2", disk=disk)) as s:

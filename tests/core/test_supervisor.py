@@ -1,5 +1,6 @@
 """What happens when children crash: restarts, strategies, exhaustion, quarantine, escalation."""
 
+import itertools
 from collections.abc import Callable
 
 import anyio
@@ -17,6 +18,7 @@ from runtime.errors import (
     AskTimeout,
     ConfigInvalid,
     LlmError,
+    NoSuchActor,
     RestartLimitReached,
     StateUnreadable,
 )
@@ -265,6 +267,32 @@ async def test_restarting_by_hand_replaces_the_instance_forgets_crashes_and_may_
         assert await system.ref("a").ask(Ping()) == 7
         await system.restart_child("a", Other)
         assert await system.ref("a").ask(Ping()) == 100
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(("restart", "stop"), repeat=2)))
+async def test_whoever_restarts_and_stops_one_actor_at_once_is_answered(running, child, first, second):
+    async with running(child("a"), child("b")) as system:
+        ends = {"restart": system.restart_child, "stop": system.stop_child}
+        told = []
+
+        async def end(how: str) -> None:
+            try:
+                await ends[how]("a")
+                told.append(how)
+            except (ActorStopped, NoSuchActor):
+                told.append("gone")
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(end, first)
+                tasks.start_soon(end, second)
+        assert len(told) == 2
+        if "stop" in (first, second):
+            with pytest.raises((ActorStopped, NoSuchActor)):
+                await system.ref("a").ask(Ping())
+        else:
+            assert await system.ref("a").ask(Ping()) in (2, 3)
+        assert await system.ref("b").ask(Ping()) == 1
 
 
 async def test_messages_wait_out_the_backoff_and_an_ask_times_out_on_its_own(running, child, journal):

@@ -75,10 +75,19 @@ async def test_a_wish_that_is_there_first_is_for_its_own_attempt_only() -> None:
 async def test_a_wish_for_what_is_over_is_forgotten() -> None:
     board = Board()
     board.cancel("job-1", 1)
-    board.over("job-1")
+    board.over("job-1", 1)
     with board.running(lease()) as attempt:
         await anyio.lowlevel.checkpoint()
     assert not attempt.wished
+
+
+async def test_the_end_of_an_older_attempt_keeps_the_wish_for_the_next() -> None:
+    board = Board()
+    board.cancel("job-1", 2)
+    board.over("job-1", 1)
+    with board.running(lease(epoch=2)) as attempt:
+        await anyio.sleep_forever()
+    assert attempt.cancelled
 
 
 async def test_an_attempt_that_has_left_the_board_is_not_found() -> None:

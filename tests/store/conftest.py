@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from runtime import errors
 from runtime.errors import StoreError
 from runtime.store.memory import MemoryStore
 from runtime.store.memory.tables import Table
@@ -112,6 +113,11 @@ class Desk(AgentDesk):
     async def finish(self, fence: Any, status: Status, reason: str | None = None, **more: Any) -> Finished | None:
         (finished,) = await self.one(FinishJobs((Finish(fence, status, reason, **more),), now=self.now))
         return finished
+
+    async def hold(self, fence: Any) -> None:
+        """End an attempt at a job whose kind nobody knows."""
+        unknown = errors.problem("job.unknown_kind").model_dump_json()
+        await self.finish(fence, "paused", "hold", refund=True, error=unknown)
 
     async def queue(self, name: str = "default", state: Any = "running", **fields: Any) -> None:
         """Put a queue's row."""

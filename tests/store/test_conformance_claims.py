@@ -181,7 +181,7 @@ async def test_a_scheduled_head_blocks_what_came_after_it(desk: Any) -> None:
 async def test_a_held_head_blocks_until_it_is_released_and_has_ended(desk: Any) -> None:
     head, following = desk.talk(), desk.talk()
     claimed = await desk.start(head)
-    await desk.finish(claimed, "paused", "hold", refund=True)
+    await desk.hold(claimed)
     await desk.insert(following)
     assert await desk.claim_talk("w1", "w2") == ()
     await desk.one(ReleaseHeld((head.kind,), now=desk.now))

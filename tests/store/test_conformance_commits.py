@@ -80,7 +80,7 @@ async def a_busy_store(desk: Any) -> dict[str, Any]:
     (fallen,) = await desk.insert(desk.child(failed.id))
     await desk.finish(failed, "failed", "permanent")
     held = await desk.start(queue="held")
-    await desk.finish(held, "paused", "hold", refund=True)
+    await desk.hold(held)
     running, ending = await desk.start(queue="a", limit_key="k"), await desk.start(queue="b", limit_key="l")
     await desk.insert(desk.child(ending.id), desk.row(queue="b", limit_key="l"))
     assert await desk.claim(queue="b") == ()

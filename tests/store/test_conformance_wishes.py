@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from runtime.errors import problem
 from runtime.store.port import CancelJobs, ReleaseHeld, RetryJobs
 from schemas.jobs import Lease
 
@@ -184,7 +185,7 @@ async def test_a_cancelled_job_shows_the_wish_until_it_is_retried(desk: Any) -> 
 async def test_held_jobs_of_kinds_that_are_known_now_are_released(desk: Any) -> None:
     for kind in ("resize", "crop", "blur", "resize"):
         claimed = await desk.start(kind=kind, queue=kind)
-        await desk.finish(claimed, "paused", "hold", refund=True)
+        await desk.hold(claimed)
     newest = await desk.newest()
     woken = await desk.one(ReleaseHeld(("resize", "blur", "other"), now=desk.now))
     assert sorted(woken) == [("blur", "loop", 1), ("resize", "loop", 2)]
@@ -197,6 +198,14 @@ async def test_held_jobs_of_kinds_that_are_known_now_are_released(desk: Any) -> 
     assert await desk.told(after=newest) == []
 
 
+@pytest.mark.parametrize("error", [None, problem("job.step_ambiguous").model_dump_json()])
+async def test_what_is_held_for_a_person_is_not_released(desk: Any, error: str | None) -> None:
+    claimed = await desk.start()
+    await desk.finish(claimed, "paused", "hold", refund=True, error=error)
+    assert await desk.one(ReleaseHeld(("resize",), now=desk.now)) == ()
+    assert await desk.status(claimed.id) == ("paused", "hold")
+
+
 async def test_jobs_that_a_person_paused_are_not_released(desk: Any) -> None:
     claimed = await desk.start()
     await desk.finish(claimed, "paused", "user")
@@ -206,7 +215,7 @@ async def test_jobs_that_a_person_paused_are_not_released(desk: Any) -> None:
 
 async def test_a_released_job_ranks_from_its_release(desk: Any) -> None:
     claimed = await desk.start()
-    await desk.finish(claimed, "paused", "hold", refund=True)
+    await desk.hold(claimed)
     desk.now += 5
     waiting = await desk.add()
     desk.now += 5

@@ -215,7 +215,7 @@ class Attempts(Running):
             "execute_after": due,
             "attempts": job.attempts - finish.refund,
             "crashes": job.crashes + finish.crash,
-            "snoozes": job.snoozes + (reason == "snooze"),
+            "snoozes": job.snoozes + (reason == "snooze" and finish.asked),
             "result": finish.result,
             "error": error,
             # It is cleared of suspicion only by an attempt that came to its own end.
@@ -265,7 +265,7 @@ def verdict(job: Job, finish: Finish) -> tuple[Status, str | None, str | None]:
         return "cancelled", "user", finish.error
     if finish.crash and job.crashes + 1 >= MAX_CRASHES:
         return "failed", "poison", finish.error
-    if finish.reason == "snooze" and job.snoozes >= MAX_SNOOZES:
+    if finish.reason == "snooze" and finish.asked and job.snoozes >= MAX_SNOOZES:
         return "failed", "permanent", finish.error or TOO_MANY_SNOOZES
     if job.pause_at is not None and finish.status in ("pending", "delayed", "waiting"):
         return "paused", "user", finish.error

@@ -286,6 +286,11 @@ class Reads(Base):
         await self._reading()
         return tuple(self._schedules[name] for name in sorted(self._schedules))
 
+    async def still_runs(self, name: str) -> bool:
+        await self._reading()
+        jobs = self._found([fire.job for fire in self._fires.get(name, ()) if fire.job is not None])
+        return any(not job.ended for job in jobs)
+
     async def fires(self, name: str, *, limit: int = 50) -> tuple[FireRow, ...]:
         await self._reading()
         return tuple(reversed(self._fires.get(name, ())))[:limit]

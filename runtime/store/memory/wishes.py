@@ -1,5 +1,6 @@
 """What people ask for, what time does, and what is put right."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -206,7 +207,7 @@ class Wishes(Running):
 
     def release_held(self, change: ReleaseHeld) -> tuple[tuple[str, Lane, int], ...]:
         held = [job for job in self._jobs.values() if (job.status, job.reason) == ("paused", "hold")]
-        known = [job for job in held if job.row.kind in change.kinds]
+        known = [job for job in held if job.row.kind in change.kinds and is_of_unknown_kind(job)]
         for job in known:
             self._go_on(job, change.now)
         return tally(known)
@@ -316,7 +317,10 @@ class Wishes(Running):
         whole = None if job.parent is None else self._jobs.get(job.parent)
         return (
             KEEP_TAG in job.row.tags
-            or any(edge.state in ("open", "broken") for edge in self._edges.of_parent(job.seq))
+            or any(
+                edge.state in ("open", "broken") or not self._jobs[edge.child].ended
+                for edge in self._edges.of_parent(job.seq)
+            )
             or bool(self._jobs.living_parts.get(job.seq))
             or (whole is not None and not whole.ended)
         )
@@ -367,3 +371,12 @@ def blame(job: Job, *, daemon_died: bool) -> tuple[Status, str | None, bool, int
     if job.pause_at is not None:
         return "paused", "user", suspect, crashes
     return "pending", None, suspect, crashes
+
+
+def is_of_unknown_kind(job: Job) -> bool:
+    """Tell whether a job is held because nobody knew its kind; what else is held waits for a person."""
+    try:
+        error = json.loads(job.error or "null")
+    except ValueError:
+        return False
+    return isinstance(error, dict) and error.get("code") == "job.unknown_kind"

@@ -112,13 +112,13 @@ class Seats:
         taken: list[Claimed] = []
         parked: list[int] = []
         for job, most in found:
-            if job.limit_key is not None and self._active[job.limit_key] >= most:
+            if job.limit_key is not None and self._active.get(job.limit_key, 0) >= most:
                 parked.append(job.seq)
                 continue
             if not self._pay(job.tokens):
                 break
             if job.limit_key is not None:
-                self._active[job.limit_key] += 1
+                self._active[job.limit_key] = self._active.get(job.limit_key, 0) + 1
             job.worker = next(self._workers)
             taken.append(job)
         return taken, parked

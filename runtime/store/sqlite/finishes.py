@@ -193,7 +193,7 @@ def verdict(finish: Finish, job: Owned) -> tuple[Status, str | None, str | None]
         return "cancelled", "user", finish.error
     if finish.crash and job.crashes + 1 >= MAX_CRASHES:
         return "failed", "poison", finish.error
-    if finish.reason == "snooze" and job.snoozes >= MAX_SNOOZES:
+    if finish.reason == "snooze" and finish.asked and job.snoozes >= MAX_SNOOZES:
         return "failed", "permanent", finish.error or TOO_MANY_SNOOZES
     if job.pause_at is not None and finish.status in ("pending", "delayed", "waiting"):
         return "paused", "user", finish.error
@@ -247,7 +247,7 @@ def write(tx: Transaction, ends: Sequence[Decided], now: int) -> None:
         waits = (finish.waits, finish.wait_until) if end.status == "waiting" else (None, None)
         rows += (
             *(seq, end.status, end.reason, end.due, int(finish.refund), int(finish.crash)),
-            *(int(end.reason == "snooze"), *waits, now if end.status in ENDED else None),
+            *(int(end.reason == "snooze" and finish.asked), *waits, now if end.status in ENDED else None),
         )
         if finish.result is not None or end.error is not None or end.job.epoch > 1:
             data += (seq, finish.result, end.error)

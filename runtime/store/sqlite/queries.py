@@ -42,6 +42,16 @@ def schedules(sql: sqlite3.Connection) -> tuple[ScheduleRow, ...]:
     )
 
 
+def still_runs(sql: sqlite3.Connection, name: str) -> bool:
+    return bool(
+        sql.execute(
+            "SELECT 1 FROM schedule_fires AS fire CROSS JOIN jobs ON jobs.id = fire.job"
+            " WHERE fire.name = ? AND jobs.finished_at IS NULL LIMIT 1",
+            (name,),
+        ).fetchall()
+    )
+
+
 def fires(sql: sqlite3.Connection, name: str, limit: int) -> tuple[FireRow, ...]:
     rows = sql.execute(
         "SELECT name, fire_at, job, outcome, at FROM schedule_fires WHERE name = ? ORDER BY fire_at DESC LIMIT ?",

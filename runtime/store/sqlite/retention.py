@@ -18,7 +18,8 @@ Row: TypeAlias = tuple[int, Lane, int, str, bool]
 OLDEST: Final = f"""
   SELECT finished_at, lane, seq, queue,
     EXISTS (SELECT 1 FROM job_tags WHERE tag = '{KEEP_TAG}' AND job_tags.seq = jobs.seq)
-    OR EXISTS (SELECT 1 FROM job_deps WHERE job_deps.parent = jobs.seq AND state IN ('open', 'broken'))
+    OR EXISTS (SELECT 1 FROM job_deps CROSS JOIN jobs AS child ON child.seq = job_deps.child
+      WHERE job_deps.parent = jobs.seq AND (state IN ('open', 'broken') OR child.finished_at IS NULL))
     OR EXISTS (SELECT 1 FROM jobs AS part WHERE part.parent = jobs.seq AND part.finished_at IS NULL)
     OR EXISTS (SELECT 1 FROM jobs AS whole WHERE whole.seq = jobs.parent AND whole.finished_at IS NULL)
   FROM jobs WHERE status = ? AND queue = ? AND finished_at IS NOT NULL ORDER BY finished_at, lane, seq"""

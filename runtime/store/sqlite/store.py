@@ -150,6 +150,9 @@ class SqliteStore:
     async def schedules(self) -> tuple[port.ScheduleRow, ...]:
         return await self._read(queries.schedules)
 
+    async def still_runs(self, name: str) -> bool:
+        return await self._read(queries.still_runs, name)
+
     async def fires(self, name: str, *, limit: int = 50) -> tuple[port.FireRow, ...]:
         return await self._read(queries.fires, name, limit)
 

@@ -45,12 +45,15 @@ def promote_due(tx: Transaction, change: PromoteDue) -> tuple[tuple[str, Lane, i
     return tally([*due, *waited])
 
 
+# What else is held waits for a person: a step that may have happened, above all.
+UNKNOWN: Final = """
+  status = 'paused' AND reason = 'hold' AND kind IN (SELECT value FROM json_each(:kinds))
+  AND (SELECT CASE WHEN json_valid(error) THEN error ->> 'code' END FROM job_data WHERE job_data.seq = jobs.seq)
+    = 'job.unknown_kind'"""
+
+
 def release_held(tx: Transaction, change: ReleaseHeld) -> tuple[tuple[str, Lane, int], ...]:
-    held = facts(
-        tx,
-        "status = 'paused' AND reason = 'hold' AND kind IN (SELECT value FROM json_each(:kinds))",
-        kinds=compact(change.kinds),
-    )
+    held = facts(tx, UNKNOWN, kinds=compact(change.kinds))
     go_on(tx, held, change.now)
     return tally(held)
 
