@@ -53,7 +53,14 @@ class Keeper(Actor):
         self.log_is_large = False
 
     async def on_start(self) -> None:
-        await self.house.store.open()
+        try:
+            await self.house.store.open()
+        except StoreError as error:
+            if error.error_class != "permanent":
+                raise
+            self.house.unusable = error  # nobody can do anything here, and a person is told in a few lines
+            self.ctx.system.stop(now=True)
+            await anyio.sleep_forever()
         self.house.store.listen(self.house.bus.publish)
         self.house.store.watch(self.house.moved)
         self.ctx.after(PRUNE_EVERY, Prune())

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import anyio
 
+from actors.budget import units
 from runtime.attempt_record import kept
 from runtime.clock import Clock
 from runtime.errors import BudgetSpent, LeaseLost, TooManySteps
@@ -67,10 +68,7 @@ class Ledger:
                 raise TooManySteps
             case "budget":
                 assert charge is not None
-                raise BudgetSpent(
-                    f"the day's budget of {charge.agent} does not allow it ({begun.output})",
-                    limit=f"day {begun.output}",
-                )
+                raise day_is_spent(charge, str(begun.output))
         self.started.pop(name, None)
 
     async def end(self, name: str, output: Any, *, cost: float | None = None, charge: port.Charge | None = None) -> Any:
@@ -129,3 +127,13 @@ class Ledger:
         self.done[name] = output
         self.started.pop(name, None)
         return output
+
+
+def day_is_spent(charge: port.Charge, limit: str) -> BudgetSpent:
+    """Return the error for a call that a day's budget does not allow; *limit* is the field of *charge* that says so."""
+    if limit == "max_cost":
+        name, needs = "day_cost", f"{units(charge.cost)} with the next call, and {units(charge.max_cost or 0)} a day"
+    else:
+        tokens = charge.input_tokens + charge.output_tokens
+        name, needs = "day_tokens", f"up to {tokens} tokens with the next call, and {charge.max_tokens} a day"
+    return BudgetSpent(f"the day's budget of {charge.agent} does not reach: {needs} are allowed", limit=name)

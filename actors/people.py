@@ -5,6 +5,7 @@ time.
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -13,7 +14,9 @@ from actors.approvals import pending_of
 from actors.budget import day_of, micros
 from actors.calls import traits_key
 from actors.company import Company
+from actors.limits import effective
 from actors.prompt import public
+from actors.why import READ_ANEW
 from runtime import config
 from runtime.core.actor import Actor, handles
 from runtime.core.spec import ChildSpec
@@ -24,6 +27,7 @@ from runtime.errors import (
     AgentInvalid,
     AgentNotFound,
     ConversationNotFound,
+    RequestInvalid,
 )
 from runtime.store import port
 from schemas.agents import (
@@ -70,7 +74,10 @@ class People(Actor):
     async def agents(self, message: ListAgents) -> tuple[AgentView, ...]:
         rows = {row.agent: row for row in await self.house.store.workers() if row.agent is not None}
         settings = self.house.loaded.settings.agents
-        return tuple(AgentView(**self._brief(name, settings[name], rows.get(name))) for name in sorted(settings))
+        paused = await self._paused()
+        return tuple(
+            AgentView(**self._brief(name, settings[name], rows.get(name), paused)) for name in sorted(settings)
+        )
 
     @handles
     async def one_agent(self, message: GetAgent) -> AgentDetail:
@@ -81,7 +88,7 @@ class People(Actor):
         box = self.house.toolroom.toolbox(settings)
         waiting = await pending_of(name, self.house)
         return AgentDetail(
-            **self._brief(name, settings, rows.get(name)),
+            **self._brief(name, settings, rows.get(name), await self._paused()),
             origin=self._origin(name),
             goal=settings.goal,
             backstory=settings.backstory,
@@ -126,8 +133,20 @@ class People(Actor):
     def _origin(self, name: str) -> str:
         return AT_RUN_TIME if name in self.personas else self.house.loaded.origin(f"agents.{name}")
 
-    def _brief(self, name: str, settings: AgentSettings, row: port.WorkerRow | None) -> dict[str, Any]:
+    async def _paused(self) -> dict[str, str]:
+        """Return the agents that are paused, with who did it."""
+        kept = {row.name: row for row in await self.house.store.queues()}
+        settings = self.house.loaded.settings
+        rows = {name: effective(f"agent:{name}", settings, kept.get(f"agent:{name}")) for name in settings.agents}
+        return {name: row.by or "a person" for name, row in rows.items() if row.state == "paused"}
+
+    def _brief(
+        self, name: str, settings: AgentSettings, row: port.WorkerRow | None, paused: dict[str, str]
+    ) -> dict[str, Any]:
         cell = self._cell(name)
+        reason = cell.reason
+        if reason is None and name in paused:
+            reason = f"it is paused by {paused[name]}: what is said to it waits"
         held = self.house.workers.get(f"agent:{name}")
         quiet: WorkerStatus = "error" if cell.state == "quarantined" else "offline"
         return {
@@ -142,7 +161,7 @@ class People(Actor):
             "mailbox": cell.mailbox,
             "pending": self.house.counts.get(f"agent:{name}", {}).get("pending", 0),
             "last_heartbeat_at": row.last_heartbeat_at if row else None,
-            "reason": cell.reason,
+            "reason": reason,
         }
 
     def _settings(self, name: str) -> AgentSettings:
@@ -238,6 +257,11 @@ class People(Actor):
         known = next(row for row in await self.house.store.personas() if row.name == message.name)
         merged: dict[str, Any] = json.loads(known.settings)
         for key, value in message.settings.items():
+            if value is None and key not in AgentSettings.model_fields:
+                close = get_close_matches(key, AgentSettings.model_fields, 1)
+                raise RequestInvalid(
+                    f"an agent has no setting {key!r}{f'; did you mean {close[0]!r}?' if close else ''}"
+                )
             if value is None:
                 merged.pop(key, None)
             elif isinstance(value, dict) and isinstance(merged.get(key), dict):
@@ -259,7 +283,7 @@ class People(Actor):
             await self.ctx.system.restart_child(f"agent:{name}", spec.factory)
         elif fresh:
             await self.ctx.system.start_child("agents", spec)
-        return AgentView(**self._brief(name, settings, None))
+        return AgentView(**self._brief(name, settings, None, await self._paused()))
 
     @handles
     async def remove_agent(self, message: RemoveAgent) -> Ack:
@@ -286,7 +310,7 @@ class People(Actor):
         settings = self._settings(message.name)
         state: QueueState = "paused" if message.paused else "running"
         await self.ctx.actor("queue").ask(ChangeQueue(name=f"agent:{message.name}", state=state))
-        return AgentView(**self._brief(message.name, settings, None))
+        return AgentView(**self._brief(message.name, settings, None, await self._paused()))
 
     @handles
     async def restart_agent(self, message: RestartAgent) -> AgentView:
@@ -296,7 +320,7 @@ class People(Actor):
             await self.ctx.system.restart_child(f"agent:{message.name}", spec.factory)
         else:
             await self.ctx.system.start_child("agents", spec)
-        return AgentView(**self._brief(message.name, settings, None))
+        return AgentView(**self._brief(message.name, settings, None, await self._paused()))
 
     # -- why -----------------------------------------------------------------------------------------------------------
 
@@ -304,11 +328,13 @@ class People(Actor):
     async def why_agent(self, message: WhyAgent) -> AgentWhy:
         name, store = message.name, self.house.store
         settings, cell = self._settings(name), self._cell(name)
-        brief = self._brief(name, settings, None)
+        brief = self._brief(name, settings, None, {})
         queue = {row.name: row for row in await store.queues()}.get(f"agent:{name}")
         told: list[tuple[str, str]] = []
         if cell.state == "quarantined":
-            told.append((f"it is quarantined: {cell.reason}", f"mend it, then: understudy agents restart {name}"))
+            told.append(
+                (f"it is quarantined: {cell.reason}", f"mend it, then: understudy agents restart {name}; {READ_ANEW}")
+            )
         elif cell.state == "stopped":
             told.append(("it is not started: the daemon is in safe mode", "understudy status"))
         elif cell.state == "backing_off":

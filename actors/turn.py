@@ -247,6 +247,7 @@ class Turn:
             tools=self.calls.made,
             cost=spent.cost,
             output=output,
+            cut=said.stop == "length",
         )
         return Result(self.so_far, answered, tuple(scene.changes))
 

@@ -187,14 +187,21 @@ class Daemon:
             failed = True
         finally:
             self.watchdog.stop()
+        if self.house.unusable is not None:
+            raise self.house.unusable
         return EXIT_ROOT_EXHAUSTED if failed else EXIT_OK
 
     async def _play(self) -> None:
         """Run the system to its end."""
         try:
             async with anyio.create_task_group() as tasks:
-                await tasks.start(self.system.run)
-                self._ready()
+                try:
+                    await tasks.start(self.system.run)
+                except RuntimeError:  # it was stopped before it had come up
+                    if not self.system.stopping:
+                        raise
+                else:
+                    self._ready()
         finally:
             if self.server is not None:
                 with anyio.CancelScope(shield=True):

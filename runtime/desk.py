@@ -25,11 +25,11 @@ from runtime.house import House
 from runtime.version import API, VERSION
 from runtime.watchdog import Watchdog
 from schemas.agents import STEER_TAG, Busy, KeepPartial, Say
-from schemas.base import Message, Request
+from schemas.base import Ack, Message, Request
 from schemas.errors import Problem
 from schemas.events import Event, StreamPart
 from schemas.jobs import ENDED, CancelJob, JobFilter, JobView, NewJob, SubmitJob, SubmitJobs, Submitted
-from schemas.system import ActorView, Health, HealthView, Hello, StatusView
+from schemas.system import ActorView, Health, HealthView, Hello, Shutdown, StatusView
 
 OVER: Final = frozenset(f"job.{status}" for status in ENDED)
 """The events with which a job ends."""
@@ -130,6 +130,9 @@ class Desk:
     async def ask(self, actor: str, message: Message, *, timeout: float, key: str | None) -> Any:
         if message.DURABLE:
             return await self._ask_durably(self.find(actor), message, timeout, key)
+        if isinstance(message, Shutdown) and self.house.draining:  # who takes this may be gone by now
+            self.system.stop(now=message.now)
+            return Ack()
         self._check_open(message)
         if not isinstance(message, Request):
             await self.find(actor).tell(message)

@@ -9,6 +9,7 @@ from pathlib import Path
 from runtime.attempt import Board
 from runtime.clock import Clock
 from runtime.config import Loaded
+from runtime.errors import StoreError
 from runtime.events import EventBus
 from runtime.secrets import Redactor
 from runtime.store.port import JobRow, Move, Store
@@ -28,6 +29,7 @@ class House:
     repairs        how often each thing had to be put right since the start; nothing, where all is well
     on_moves       who is told by the store which jobs moved: the queue that lives now
     store_trouble  why the store refuses writes, None while it takes them
+    unusable       why the store could not even be opened, where to try again cannot help
     draining       the daemon stops: nothing new is taken in and nothing more is started
     """
 
@@ -48,6 +50,7 @@ class House:
     repairs: dict[str, int] = field(default_factory=dict)
     on_moves: Callable[[Sequence[Move]], None] | None = None
     store_trouble: str | None = None
+    unusable: StoreError | None = None
     draining: bool = False
 
     def count(self, queue: str, status: str, change: int) -> None:

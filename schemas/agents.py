@@ -83,7 +83,7 @@ class AgentView(Model):
     mailbox: int = 0
     pending: int = 0
     last_heartbeat_at: Millis | None = None
-    reason: str | None = Field(default=None, description="why it is quarantined or failing")
+    reason: str | None = Field(default=None, description="why it is quarantined, failing or paused")
 
 
 class AgentDetail(AgentView):
@@ -253,6 +253,7 @@ class TestProvider(Request[ProviderTested], type="provider.test", public=True):
 class Answered(Model):
     """How a turn ended: the whole text and what it used, what it delegated included. It is the job's result.
 
+    cut: the model was stopped by its max_tokens before it had come to an end.
     output: the answer as JSON, where the agent has an `output` schema. cost in millionths of the prices' currency.
     """
 
@@ -264,3 +265,4 @@ class Answered(Model):
     tools: int = 0
     cost: int = 0
     output: Any = None
+    cut: bool = False

@@ -126,7 +126,7 @@ CODES: Final[dict[str, Code]] = {
         "`data.path` names the agents; `max_hops` under [runtime] is the limit.",
     ),
     "agent.budget": Code(
-        402, False, EXIT_FAILED, "The budget is spent", "`data.limit` names which; raise it under [agents.NAME.budget]."
+        402, False, EXIT_FAILED, "The budget is spent", "Raise `data.limit` under [agents.NAME.budget]."
     ),
     "agent.output_invalid": Code(
         502, False, EXIT_FAILED, "The answer does not fit its schema", "`understudy runs show ID` has the answers."
@@ -191,7 +191,7 @@ CODES: Final[dict[str, Code]] = {
         False,
         EXIT_FAILED,
         "The job failed",
-        "`understudy jobs show ID` has the error; `jobs retry ID` runs it again.",
+        "`understudy jobs show ID` has the error; `understudy jobs retry ID` runs it again.",
     ),
     "job.timeout": Code(
         504, True, EXIT_TIMEOUT, "The attempt took too long", "Raise --timeout, or make the job smaller."
@@ -231,7 +231,7 @@ CODES: Final[dict[str, Code]] = {
         False,
         EXIT_FAILED,
         "Nobody knows whether a step was done",
-        "Find out whether it took effect; `understudy jobs resume ID` or `jobs retry ID` runs it again.",
+        "Find out whether it took effect; `understudy jobs resume ID` or `understudy jobs retry ID` runs it again.",
     ),
     "job.step_unfit": Code(
         413,

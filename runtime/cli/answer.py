@@ -57,12 +57,19 @@ class Answer:
             self._write(data["text"])
         elif kind == "done":
             self._write("" if self._wrote else data.get("text", ""))
+            if data.get("cut"):
+                self.end_line()
+                note("(the model's max_tokens were used up, so the answer is not whole)")
         elif kind == "reasoning":
             self._think()
         elif kind == "restarted":
             self._begin_again()
         elif kind in ASIDES:
             self._aside(kind, data)
+
+    def subject(self, code: str) -> str:
+        """Return what a hint on an error of this code speaks of: the job where it is one of jobs, else the agent."""
+        return (self.job or "ID") if code.startswith("job.") else self.agent
 
     def end_line(self) -> None:
         """End the line on stdout if it is open, so that nothing is written behind it."""
@@ -148,7 +155,7 @@ def attend(path: str, body: dict[str, Any], answer: Answer, timeout: float | Non
     `Failure` like every problem of the daemon.
     """
     try:
-        with deadline(timeout), daemon.stream("POST", path, body, subject=answer.agent) as parts:
+        with deadline(timeout), daemon.stream("POST", path, body, subject=answer.subject) as parts:
             for kind, data, _ in parts:
                 answer.show(kind, data)
         answer.end_line()
@@ -162,8 +169,10 @@ def attend(path: str, body: dict[str, Any], answer: Answer, timeout: float | Non
     except Cut:
         answer.end_line()
         raise _cut(answer) from None
-    except Failure:
+    except Failure as failure:
         answer.end_line()
+        if failure.problem == "daemon.draining" and answer.job is not None:  # asked again it would be done twice
+            raise _cut(answer) from None
         raise
 
 

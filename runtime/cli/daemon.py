@@ -1,9 +1,9 @@
 """One question to the daemon, or one stream from it; its problems become failures with an exit code."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from runtime.cli.failure import Failure, from_problem
 from runtime.cli.text import note
@@ -17,6 +17,9 @@ TIMEOUT: Final = 30.0
 HELLO_TIMEOUT: Final = 2.0
 
 _warned: set[str] = set()
+
+
+Subject: TypeAlias = str | Callable[[str], str]
 
 
 def get(path: str, *, subject: str = "", timeout: float = TIMEOUT + 5, **query: Any) -> Any:
@@ -48,7 +51,7 @@ def hello() -> dict[str, Any]:
 
 @contextmanager
 def stream(
-    method: str, path: str, body: Any = None, *, subject: str = "", query: dict[str, Any] | None = None
+    method: str, path: str, body: Any = None, *, subject: Subject = "", query: dict[str, Any] | None = None
 ) -> Iterator[Iterator[Part]]:
     """Open a stream and hand out its parts; leaving hangs up at once.
 
@@ -62,8 +65,11 @@ def stream(
 
 
 @contextmanager
-def told(subject: str = "") -> Iterator[None]:
-    """Turn what the socket raises into what the person is told; `Cut` passes, its meaning is the command's."""
+def told(subject: Subject = "") -> Iterator[None]:
+    """Turn what the socket raises into what the person is told; `Cut` passes, its meaning is the command's.
+
+    *subject* is what a hint speaks of, or a function that tells it by the code of the error.
+    """
     try:
         yield
     except Cut:
@@ -71,7 +77,8 @@ def told(subject: str = "") -> Iterator[None]:
     except NotRunning as error:
         raise not_running(error) from None
     except WireError as error:
-        raise from_problem(error.problem, subject=subject) from None
+        about = subject if isinstance(subject, str) else subject(error.code)
+        raise from_problem(error.problem, subject=about) from None
 
 
 def not_running(error: NotRunning) -> Failure:

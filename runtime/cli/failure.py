@@ -7,7 +7,10 @@ from runtime.cli.text import cell, escape, paint
 from schemas.codes import CODES, EXIT_DENIED, EXIT_FAILED, EXIT_NOT_FOUND, EXIT_TEMPORARY
 
 _BY_STATUS: Final = {403: EXIT_DENIED, 404: EXIT_NOT_FOUND, 429: EXIT_TEMPORARY, 503: EXIT_TEMPORARY}
-_EMPTY_HINTS: Final = ("See the detail.", "See `data.known`.", "Mend what `data.errors` names.")
+_EMPTY_HINTS: Final = (
+    *("See the detail.", "See `data.known`."),
+    *("Mend what `data.errors` names.", "`data.errors` names what is wrong."),
+)
 
 
 class Failure(Exception):
@@ -69,8 +72,9 @@ def _why(what: str, problem: dict[str, Any], data: dict[str, Any]) -> str:
         for error in (*_list(data, "errors"), *_list(data, "mistakes"))
         if (line := _mistake(error)).rstrip(".") not in detail
     ]
-    if known := _list(data, "known"):
-        lines.append("known: " + ", ".join(cell(name) for name in known))
+    known = ", ".join(cell(name) for name in _list(data, "known"))
+    if known and not detail.endswith(f": {known}"):
+        lines.append(f"known: {known}")
     if problem.get("code") == "internal" and problem.get("request_id"):
         lines.append(f"request id: {problem['request_id']}")
     return "\n".join(lines)
@@ -96,7 +100,7 @@ def _mistake(error: Any) -> str:
 def _hint(hint: str, subject: str, data: dict[str, Any]) -> str:
     if hint in _EMPTY_HINTS:
         return ""
-    for name in ("known", "errors", "oldest"):
+    for name in ("known", "errors", "oldest", "limit"):
         if name in data:
             hint = hint.replace(f"See `data.{name}`; ", "").replace(f"`data.{name}`", cell(data[name]))
     for placeholder in (" ID`", " ID ", " NAME`"):

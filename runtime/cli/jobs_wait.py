@@ -75,8 +75,8 @@ def watch(
                     if kind == "done":
                         return dict(data["job"])
                     on_part(kind, data)
-        except Cut:
-            pass  # the daemon died; what it had acknowledged, this job too, is there when it is back
+        except Cut:  # the daemon died; what it had acknowledged, this job too, is there when it is back
+            patient = True  # it was there, though nothing may have come of a job that says nothing
         except Failure as failure:
             if not patient or failure.exit not in _AWAY:
                 raise

@@ -156,4 +156,4 @@ def reloaded(result: dict[str, Any]) -> str:
         for what in ("added", "removed", "restarted")
         if result.get(what)
     ]
-    return "\n".join(lines) or escape(f"nothing changed ({len(result.get('unchanged', ()))} agents)")
+    return "\n".join(lines) or escape(f"in force; no agent changed ({len(result.get('unchanged', ()))})")

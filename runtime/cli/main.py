@@ -53,8 +53,9 @@ All commands: understudy -h"""
 @click.group(
     cls=LazyGroup, lazy=COMMANDS, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
+@click.option("--version", is_flag=True, help="Show the version, as `understudy version` does.")
 @click.pass_context
-def root(ctx: click.Context) -> None:
+def root(ctx: click.Context, version: bool) -> None:
     """Run and watch a supervised home for LLM agents.
 
     Every reading command takes --json. Data goes to stdout, everything else to stderr.
@@ -62,6 +63,11 @@ def root(ctx: click.Context) -> None:
     Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 daemon not running, 4 not found, 75 try again, 77 denied,
     78 bad configuration, 124 timed out, 130 interrupted.
     """
+    if version:
+        from runtime.cli.looking import version as shows
+
+        ctx.invoke(shows)
+        ctx.exit()
     if ctx.invoked_subcommand is None:
         say(SHORT_HELP)
 

@@ -27,6 +27,8 @@ from schemas.events import StreamPart
 Source: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncIterator[StreamPart]]]
 
 _ENDINGS: Final = ("done", "error")
+HEAD_WITHIN: Final = 1.0
+"""Seconds that the first part may take; then the answer begins without it, so that nobody takes silence for absence."""
 _DONE: Final = StreamPart(kind="done")
 _log = get(__name__)
 
@@ -34,7 +36,7 @@ _log = get(__name__)
 class Streams:
     """Passes parts from the actors' loop on to a client.
 
-    An error before the first part is an ordinary answer with its status, after it the last part. The source is left as
+    An error that comes at once is an ordinary answer with its status, later it is the last part. The source is left as
     soon as the client hangs up. A ping goes out after *ping* seconds of silence.
     """
 
@@ -63,13 +65,17 @@ class Streams:
 
     async def _run(self, exchange: Exchange, source: Source, ending: StreamPart) -> None:
         async with self._bridge.stream(source) as parts:
-            batch = await parts.batch() or [ending]
-            if batch[0].kind == "error":
+            first = await parts.batch(min(HEAD_WITHIN, self._ping))
+            batch = [ending] if first is not None and not first else first
+            if batch is not None and batch[0].kind == "error":
                 await refuse(exchange, batch[0])
                 return
             encoding = _encoding(exchange)
             headers: Headers = [(b"content-type", CONTENT_TYPE[encoding]), (b"cache-control", b"no-store")]
             await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
+            if batch is None:
+                await exchange.send({"type": "http.response.body", "body": PING[encoding], "more_body": True})
+                batch = await self._more(exchange, parts, encoding, ending)
             while not await _send(exchange, encoding, batch):
                 batch = await self._more(exchange, parts, encoding, ending)
 

@@ -530,7 +530,7 @@ async def test_who_would_hold_private_data_words_of_strangers_and_a_way_out_asks
 
 @pytest.mark.parametrize(
     ("budget", "limit"),
-    [("run_calls = 2", "run_calls"), ("run_tokens = 250", "run_tokens"), ("day_tokens = 250", "day max_tokens")],
+    [("run_calls = 2", "run_calls"), ("run_tokens = 250", "run_tokens"), ("day_tokens = 250", "day_tokens")],
 )
 async def test_a_budget_ends_a_turn_before_the_call_it_cannot_pay(play: Any, budget: str, limit: str) -> None:
     async with play("kit:add", more=f"budget = {{ {budget} }}") as s:

@@ -236,3 +236,28 @@ def test_on_a_terminal_what_happens_on_the_way_has_lines_of_its_own(terminal: Ca
     assert second.startswith('\x1b[2mtool t {"text": "www')
     assert second.endswith("…\x1b[0m")
     assert len(second) <= 80 + len("\x1b[2m\x1b[0m")
+
+
+def test_a_hint_on_a_failed_job_names_the_job_and_not_the_agent(
+    cli: Callable[..., Any], fake: Any, make_problem: Callable[..., Any]
+) -> None:
+    fake.stream("POST", PATH, ACCEPTED, ("error", make_problem("job.failed", "it broke")))
+    told = cli("ask", "assistant", "x").err
+    assert "understudy jobs show 0193-a" in told
+    assert "jobs show assistant" not in told
+
+
+def test_a_question_that_a_stop_cut_off_is_not_to_be_asked_again(
+    cli: Callable[..., Any], fake: Any, make_problem: Callable[..., Any]
+) -> None:
+    fake.stream("POST", PATH, ACCEPTED, ("error", make_problem("daemon.draining", "The daemon is stopping")))
+    told = cli("ask", "assistant", "x").err
+    assert "the question is kept, and is answered when the daemon is back" in told
+    assert "understudy jobs wait" in told
+
+
+def test_an_answer_that_is_not_whole_says_so(cli: Callable[..., Any], fake: Any) -> None:
+    fake.stream("POST", PATH, ACCEPTED, ("done", {"text": "Once upon", "job": "0193-a", "cut": True}))
+    ended = cli("ask", "assistant", "x")
+    assert ended.out == "Once upon\n"
+    assert "max_tokens were used up" in ended.err

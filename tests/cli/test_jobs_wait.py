@@ -6,6 +6,11 @@ from typing import Any
 
 import pytest
 
+from runtime.cli import daemon
+from runtime.cli.failure import Failure
+from runtime.control.wire import Cut
+from schemas.codes import EXIT_NOT_RUNNING
+
 WATCH = "/v1/jobs/0193-a/watch"
 
 
@@ -46,7 +51,7 @@ def test_a_failed_job_is_exit_code_1_with_its_error(
         "boom\n"
         "error: The job failed\n"
         "  why: exit code 3\n"
-        "  next: `understudy jobs show 0193-a` has the error; `jobs retry 0193-a` runs it again.\n"
+        "  next: `understudy jobs show 0193-a` has the error; `understudy jobs retry 0193-a` runs it again.\n"
     )
 
 
@@ -83,6 +88,23 @@ def test_a_daemon_that_is_started_again_is_waited_for(
     fake.path.with_suffix(".away").rename(fake.path)
     out, err = process.communicate()
     assert (process.returncode, out, err) == (0, '"late"\n', "")
+
+
+def test_a_daemon_that_goes_before_the_job_has_said_anything_is_waited_for(
+    cli: Callable[..., Any], fake: Any, make_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.stream("GET", WATCH, ("done", {"job": make_job(result="late")}))
+    opened, ends = daemon.stream, [Cut({"detail": "it went"}), Failure("not running", code=EXIT_NOT_RUNNING)]
+
+    def stream(*args: Any, **more: Any) -> Any:
+        if ends:
+            raise ends.pop(0)
+        return opened(*args, **more)
+
+    monkeypatch.setattr("runtime.cli.jobs_wait.daemon.stream", stream)
+    ended = cli("jobs", "wait", "0193-a")
+    assert (ended.code, ended.out) == (0, '"late"\n')
+    assert ended.err == "the daemon is away; waiting for it (Ctrl-C stops waiting, not the job)\n"
 
 
 def test_with_a_timeout_a_daemon_that_is_down_is_waited_for(cli: Callable[..., Any]) -> None:

@@ -162,7 +162,7 @@ def test_reload_tells_what_changed(cli: Callable[..., Any], fake: Any) -> None:
 
 def test_reload_without_a_change_says_so(cli: Callable[..., Any], fake: Any) -> None:
     fake.on("POST", "/v1/reload", {"unchanged": ["a", "b"]})
-    assert cli("reload").out == "nothing changed (2 agents)\n"
+    assert cli("reload").out == "in force; no agent changed (2)\n"
 
 
 def test_reload_shows_every_mistake_with_its_place(cli: Callable[..., Any], fake: Any) -> None:

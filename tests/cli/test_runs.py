@@ -141,7 +141,8 @@ def test_an_error_and_who_asked_are_shown(cli: Callable[..., Any], fake: Any, ma
     shown = cli("runs", "show", "0193-r").out
     assert "asked by      0193-z\nattempts      3\n" in shown
     assert (
-        "took          2 min\nerror         agent.budget: run_cost is spent\\x07\n              `data.limit`" in shown
+        "took          2 min\nerror         agent.budget: run_cost is spent\\x07\n              Raise `data.limit`"
+        in shown
     )
     assert "total: 0 calls, 0 tokens (0 in, 0 out), cost 0\n" in shown
 

@@ -181,3 +181,76 @@ def test_an_emptied_database_is_refused_and_not_touched(fresh: Any) -> None:
 
     assert process.wait(20) != 0
     assert "database" in fresh.log().splitlines()[-2] + fresh.log().splitlines()[-1]
+
+
+@pytest.mark.parametrize("what", ["somebody else's", "no database"])
+def test_a_database_that_cannot_be_ours_is_told_in_a_few_lines_and_left_alone(fresh: Any, what: str) -> None:
+    if what == "no database":
+        fresh.database.write_bytes(b"nothing of ours" * 1000)
+    else:
+        with closing(sqlite3.connect(fresh.database)) as sql:
+            sql.execute("CREATE TABLE theirs (n)")
+            sql.commit()
+    before = fresh.database.read_bytes()
+
+    process = fresh.spawn()
+
+    assert process.wait(20) == 78
+    told = fresh.log()
+    assert "error: The database is" in told
+    assert "Traceback" not in told
+    assert "actor_crashed" not in told
+    assert fresh.database.read_bytes() == before
+    fresh.database.unlink()
+
+
+def test_a_paused_agent_says_so_wherever_it_is_shown(fresh: Any) -> None:
+    fresh.start()
+    assert "it is paused by" in fresh.call("POST", "/v1/agents/echo/pause", {"paused": True})["reason"]
+    shown = {agent["name"]: agent["reason"] for agent in fresh.call("GET", "/v1/agents")}
+    assert "it is paused by" in shown["echo"]
+    assert fresh.call("POST", "/v1/agents/echo/pause", {"paused": False})["reason"] is None
+
+
+def test_a_setting_that_no_agent_has_is_not_taken_back(fresh: Any) -> None:
+    fresh.start()
+    made = fresh.cli("agents", "new", "clerk", "--role", "a clerk", "--provider", "scripted", "--model", "echo")
+    assert made.returncode == 0, made.stderr
+    edited = fresh.cli("agents", "edit", "clerk", "--unset", "rolle")
+    assert edited.returncode != 0
+    assert "no setting 'rolle'; did you mean 'role'?" in edited.stderr
+
+
+def test_the_version_is_told_as_other_programs_tell_it(fresh: Any) -> None:
+    assert fresh.cli("--version").stdout == fresh.cli("version").stdout
+
+
+def test_a_stop_that_waits_for_work_can_be_hurried(fresh: Any, wait_until: Any) -> None:
+    fresh.config = fresh.file.read_text().replace('drain = "5s"', 'drain = "60s"')
+    fresh.write(fresh.config)
+    fresh.start()
+    job = fresh.submit("shell", args={"argv": ["sleep", "600"]})
+    wait_until("it runs", lambda: fresh.job(job)["status"] == "active")
+    fresh.call("POST", "/v1/shutdown", {})
+    wait_until("it drains", lambda: fresh.call("GET", "/v1/status")["health"] == "draining")
+
+    hurried = fresh.cli("down", "--now")
+
+    assert hurried.returncode == 0, hurried.stderr
+    assert fresh.process.wait(20) == 0
+
+
+def test_who_waits_for_a_job_that_says_nothing_is_answered_at_once_and_hears_that_it_is_not_forgotten(
+    fresh: Any, wait_until: Any
+) -> None:
+    fresh.start()
+    job = fresh.submit("sleep", args={"seconds": 600})
+    wait_until("it runs", lambda: fresh.job(job)["status"] == "active")
+    with closing(socket.socket(socket.AF_UNIX)) as line:
+        line.settimeout(10)
+        line.connect(str(fresh.home / "control.sock"))
+        line.sendall(f"GET /v1/jobs/{job}/watch HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        heard = b""
+        while b": ping" not in heard and b"event:" not in heard:
+            heard += line.recv(4096)
+    assert heard.startswith(b"HTTP/1.1 200")
