@@ -4,6 +4,7 @@ import asyncio  # aiosqlite lives on asyncio; a bare future a commit is what gro
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
@@ -20,6 +21,7 @@ from runtime.store.sqlite.transaction import Told, Transaction
 Commit: TypeAlias = Sequence[port.Change]
 Outcome: TypeAlias = list[Any] | Exception
 Waiting: TypeAlias = tuple[Commit, "asyncio.Future[list[Any]]"]
+Applied: TypeAlias = tuple[list[Outcome], Told, list[port.Move]]
 
 T = TypeVar("T")
 
@@ -36,7 +38,8 @@ class Writer:
         self._connection = connection
         self._path = path
         self._waiting: list[Waiting] = []
-        self._task: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._transaction: Transaction | None = None
         self._identity: tuple[int, int] | None = None
         self._ahead = Ahead(path)
@@ -51,45 +54,49 @@ class Writer:
 
     async def drain(self) -> None:
         """Wait until everything handed in is written, and let go of the file; nothing may be handed in after this."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        await self._idle.wait()
         self._ahead.close()
 
     async def commit(self, changes: Commit) -> list[Any]:
         """Return the results of *changes* when they are on the disk; see the port for cancellation."""
-        done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[list[Any]] = loop.create_future()
         self._waiting.append((changes, done))
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._write_all())
+        if self._idle.is_set():
+            self._idle.clear()
+            loop.call_soon(self._begin)  # and not at once: who else commits in this round of the loop comes with it
         return await done
 
-    async def _write_all(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:MAX_GATHERED], self._waiting[MAX_GATHERED:]
-                await self._write(batch)
-        finally:
-            self._task = None
-
-    async def _write(self, batch: list[Waiting]) -> None:
+    def _begin(self) -> None:
+        """Hand what waits to the connection's thread, as one transaction."""
+        batch, self._waiting = self._waiting[:MAX_GATHERED], self._waiting[MAX_GATHERED:]
         try:
             self._check_file()
-            outcomes, events, moves = await self._connection.run(lambda sql: self._apply(sql, [c for c, _ in batch]))
+            work = partial(self._apply, commits=[changes for changes, _ in batch])
+            self._connection.hand(work, partial(self._settle, batch))
         except Exception as error:  # noqa: BLE001  # whatever it was, those who wait are told, and the next may try
-            outcomes, events, moves = [error] * len(batch), None, []
-        except asyncio.CancelledError:  # the loop is being torn down: whoever waits is told the outcome is unknown
-            for _, done in batch:
-                done.cancel()
-            raise
-        if moves:
-            self._tell(self.watchers, moves)  # before anybody goes on: who asks for counts then finds them right
+            asyncio.get_running_loop().call_soon(self._settle, batch, error)
+
+    def _settle(self, batch: list[Waiting], found: Applied | BaseException) -> None:
+        """Tell those who wait what came of the transaction, and begin the next one."""
+        events: Told | None = None
+        if isinstance(found, BaseException):
+            outcomes: list[Any] = [found] * len(batch)
+        else:
+            outcomes, events, moves = found
+            if moves:
+                self._tell(self.watchers, moves)  # before anybody goes on: who asks for counts then finds them right
         for (_, done), outcome in zip(batch, outcomes, strict=True):
             if done.done():
                 continue
-            if isinstance(outcome, Exception):
+            if isinstance(outcome, BaseException):
                 done.set_exception(outcome)
             else:
                 done.set_result(outcome)
+        if self._waiting:
+            self._begin()
+        else:
+            self._idle.set()
         if events:
             self._tell(self.listeners, events)
 
@@ -101,7 +108,7 @@ class Writer:
             except Exception:
                 logger.exception("store_listener_failed")
 
-    def _apply(self, sql: sqlite3.Connection, commits: list[Commit]) -> tuple[list[Outcome], Told, list[port.Move]]:
+    def _apply(self, sql: sqlite3.Connection, commits: list[Commit]) -> Applied:
         """Apply *commits* as one transaction, on the connection's thread."""
         tx = self._transaction
         assert tx is not None
