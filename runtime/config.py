@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ from runtime.config_report import Mistake, cover, dotted, render
 from runtime.config_spans import Loc, Place, Span, nearest, scan
 from runtime.config_variables import Variables
 from runtime.cron import Cron
-from runtime.errors import ConfigError, ConfigInvalid, ConfigNotFound, ScheduleInvalid
+from runtime.errors import ConfigInvalid, ConfigNotFound, ScheduleInvalid
 from runtime.trust import check_trust
-from schemas.codes import CODES, EXIT_OK, EXIT_USAGE
 from schemas.config import BUILTIN_KINDS, BUILTIN_PROVIDERS, MESSAGE_KINDS, PROVIDER_TYPES, Settings
 from schemas.tools import BUILTIN_TOOLS
 
-__all__ = ["Changes", "Loaded", "Mistake", "check_trust", "diff", "find", "load", "main", "render"]
+__all__ = ["Changes", "Loaded", "Mistake", "check_trust", "diff", "find", "load", "placed", "render"]
 
 MAX_BYTES: Final = 1024 * 1024
 
@@ -91,6 +89,16 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Loaded:
     return Loaded(settings, path.absolute(), path.absolute().parent, document.origins() | variables.origins())
 
 
+def placed(path: Path, found: Iterable[tuple[Loc, str, str, str]]) -> list[Mistake]:
+    """Return what was *found* at places of the sound file *path*, (where, code, message, hint) each, in its order.
+
+    Raises ConfigNotFound, ConfigUnsafe and ConfigInvalid where the file has changed for the worse.
+    """
+    document = _Document(str(path), _read(path))
+    document.parse()
+    return _in_order(document.place(*one) for one in found)
+
+
 def diff(old: Settings, new: Settings) -> Changes:
     """Return what a reload from *old* to *new* must do. Pure.
 
@@ -117,8 +125,12 @@ def _changed(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 
 
+def _in_order(mistakes: Iterable[Mistake]) -> list[Mistake]:
+    return sorted(mistakes, key=lambda one: (one["line"] == 0, one["line"], one["column"]))
+
+
 def _invalid(mistakes: list[Mistake]) -> ConfigInvalid:
-    ordered = sorted(mistakes, key=lambda one: (one["line"] == 0, one["line"], one["column"]))
+    ordered = _in_order(mistakes)
     first = ordered[0]
     place = f"{first['file']}:{first['line']}" if first["line"] else first["file"]
     more = f" (and {len(ordered) - 1} more)" if len(ordered) > 1 else ""
@@ -245,6 +257,24 @@ class _Document:
         span = self._spans[known]
         return self._at(span.key if by_key else span.value, code, text, loc, help_)
 
+    def place(self, loc: Loc, code: str, text: str, help_: str) -> Mistake:
+        """Return what is wrong with the value at *loc*, or with the nearest table that the file has."""
+        known = nearest(self._spans, loc)
+        if len(known) < (3 if loc[:2] == ("tools", "mcp") else 2):  # a variable has set it, or it comes with us
+            return Mistake(
+                file=self._file,
+                line=0,
+                column=1,
+                width=1,
+                code=code,
+                message=cover(f"{dotted(loc)}: {text}"),
+                path="",
+                hint=help_,
+                source="",
+            )
+        span = self._spans[known]
+        return self._at(span.value if known == loc else span.key, code, text, loc, help_)
+
     def _at(self, place: Place, code: str, text: str, loc: Loc, help_: str) -> Mistake:
         return Mistake(
             file=self._file,
@@ -265,28 +295,3 @@ class _Document:
     def _end(self) -> tuple[int, int]:
         lines = self._text.rstrip("\n").split("\n")
         return len(lines), len(lines[-1]) + 1
-
-
-def main(arguments: list[str]) -> int:
-    """Do what `config check` does: `check [FILE]`. Mistakes go to stderr; returns the exit code (0, 2 or 78)."""
-    if arguments[:1] != ["check"] or len(arguments) > 2:
-        sys.stderr.write("usage: python -m runtime.config check [FILE]\n")
-        return EXIT_USAGE
-    try:
-        loaded = load(find(arguments[1] if len(arguments) == 2 else None, os.environ))
-    except ConfigError as error:
-        shown = render(error.data["mistakes"]) if isinstance(error, ConfigInvalid) else f"error: {error.detail}"
-        sys.stderr.write(f"{shown}\n")
-        return CODES[error.code].exit
-    agents = counted(len(loaded.settings.agents), "agent")
-    sys.stdout.write(f"{loaded.path}: no mistakes; {agents}\n")
-    return EXIT_OK
-
-
-def counted(count: int, noun: str) -> str:
-    """Return "1 agent", "2 agents"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

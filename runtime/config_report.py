@@ -68,16 +68,16 @@ def dotted(path: Iterable[str | int]) -> str:
     return text
 
 
-def render(mistakes: Iterable[Mistake]) -> str:
+def render(mistakes: Iterable[Mistake], word: str = "error") -> str:
     """Return *mistakes* as text for a person, one block for each, with an empty line between blocks."""
-    return "\n\n".join(_block(mistake) for mistake in mistakes)
+    return "\n\n".join(_block(mistake, word) for mistake in mistakes)
 
 
-def _block(mistake: Mistake) -> str:
+def _block(mistake: Mistake, word: str) -> str:
     line = str(mistake["line"]) if mistake["line"] else ""
     gutter = " " * max(1, len(line))
     place = f"{mistake['file']}:{line}:{mistake['column']}" if line else mistake["file"]
-    text = [f"error[{mistake['code']}]: {_tame(mistake['message'])}", f"{gutter}--> {_tame(place)}"]
+    text = [f"{word}[{mistake['code']}]: {_tame(mistake['message'])}", f"{gutter}--> {_tame(place)}"]
     if mistake["source"]:
         source, caret = _excerpt(mistake["source"], mistake["column"], mistake["width"])
         text += [f"{gutter} |", f"{line or gutter} | {source}", f"{gutter} | {caret} {_tame(mistake['path'])}".rstrip()]

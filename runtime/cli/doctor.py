@@ -157,11 +157,14 @@ def look_at_config() -> Iterator[Check]:
     except TimeoutExpired:
         yield Check("config", "fail", f"the check took more than {CONFIG_WITHIN:g} s", "understudy config check")
         return
-    if checked.returncode == 0:
-        yield Check("config", "ok", (checked.stdout.strip().splitlines() or ["no mistakes"])[0])
+    said = {word: [line for line in checked.stderr.splitlines() if line.startswith(word)] for word in ("error", "warn")}
+    if checked.returncode != 0:
+        found = (said["error"] or (checked.stderr or checked.stdout).strip().splitlines() or [""])[0]
+        yield Check("config", "fail", found or f"exit code {checked.returncode}", "understudy config check")
+    elif said["warn"]:
+        yield Check("config", "warn", said["warn"][0].partition(": ")[2], "understudy config check")
     else:
-        said = (checked.stderr or checked.stdout).strip().splitlines()
-        yield Check("config", "fail", said[0] if said else f"exit code {checked.returncode}", "understudy config check")
+        yield Check("config", "ok", (checked.stdout.strip().splitlines() or ["no mistakes"])[0])
 
 
 LOOKS: Final[tuple[Callable[[], Iterator[Check]], ...]] = (

@@ -238,7 +238,8 @@ def load_script(model: str, base_dir: Path | None) -> Script:
         mistakes = [f"{_place(one['loc'])}: {one['msg']}" for one in error.errors(include_url=False)]
         raise LoadFailed(f"the script {file}: {'; '.join(mistakes)}", file=str(file), mistakes=mistakes) from None
     except (OSError, ValueError) as error:
-        raise LoadFailed(f"the script {file} cannot be read: {error}", file=str(file)) from error
+        why = getattr(error, "strerror", None) or str(error)
+        raise LoadFailed(f"the script {file} cannot be read: {why}", file=str(file)) from error
 
 
 def _read(file: Path) -> str:

@@ -133,4 +133,4 @@ def test_config_check_passes_output_and_exit_code_on(
 
 
 def test_the_configuration_is_checked_in_a_process_of_its_own() -> None:
-    assert check_argv("c.toml") == [sys.executable, "-P", "-m", "runtime.config", "check", "c.toml"]
+    assert check_argv("c.toml") == [sys.executable, "-P", "-m", "runtime.config_check", "c.toml"]

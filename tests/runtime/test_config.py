@@ -15,7 +15,7 @@ import tomlkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.config import Changes, check_trust, diff, find, load, main, render
+from runtime.config import Changes, check_trust, diff, find, load, render
 from runtime.config_report import cover
 from runtime.config_spans import Loc, scan
 from runtime.errors import ConfigInvalid, ConfigNotFound, ConfigUnsafe
@@ -622,7 +622,7 @@ def test_config_check_is_a_program(folder: Path, text: str | None, code: int, ou
     if text is not None:
         put(folder, text)
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "runtime.config", "check"],
+        [sys.executable, "-P", "-m", "runtime.config_check"],
         capture_output=True,
         text=True,
         check=False,
@@ -632,8 +632,3 @@ def test_config_check_is_a_program(folder: Path, text: str | None, code: int, ou
     assert out in done.stdout
     assert err in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_config_check_refuses_other_words(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["nothing"]) == 2
-    assert capsys.readouterr().err.startswith("usage: ")
