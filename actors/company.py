@@ -25,3 +25,11 @@ class Company(House):
     toolroom: Toolroom
     spec_of_worker: Callable[["Company", str, int], ChildSpec]
     apart: set[str] = field(default_factory=set)
+
+    def troubles(self) -> list[str]:
+        servers = [(f"the MCP server {name}", seat.trouble) for name, seat in self.toolroom.mcp.copy().items()]
+        local = [
+            (f"the local model of provider {name}", seat.trouble) for name, seat in self.models.local.copy().items()
+        ]
+        told = [(who, getattr(why, "detail", why)) for who, why in (*servers, *local) if why is not None]
+        return [f"{who} is not up: {why}" for who, why in told]

@@ -80,6 +80,7 @@ class Desk:
         reasons += [
             f"{cell.name} is quarantined: {cell.reason}" for cell in cells(self.tree()) if cell.state == "quarantined"
         ]
+        reasons += self.house.troubles()
         if self.safe_mode is not None:
             return "safe_mode", (self.safe_mode, *reasons)
         return ("degraded" if reasons else "ok"), tuple(reasons)

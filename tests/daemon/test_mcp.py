@@ -61,3 +61,17 @@ def test_an_agent_uses_the_tools_of_a_server(new_daemon: Any, wait_until: Any) -
     assert "mcp:sums" in daemon.cli("ps").stdout
     assert daemon.stop() == 0
     daemon.assert_alone()
+
+
+def test_a_server_that_cannot_be_started_is_no_secret(new_daemon: Any, wait_until: Any) -> None:
+    daemon = new_daemon("")
+    config = CONFIG.format(python="./no-such-program", server=SERVER, folder=daemon.folder)
+    daemon.write(config.replace("clerk.toml", "echo"))
+    daemon.start()
+    status = wait_until("it is told", lambda: (s := daemon.call("GET", "/v1/status"))["reasons"] and s)
+    assert status["health"] == "degraded"
+    (reason,) = status["reasons"]
+    assert reason.startswith("the MCP server sums is not up: no such program: './no-such-program'")
+    assert reason in daemon.cli("status").stdout
+    assert daemon.cli("ask", "clerk", "hello").stdout.strip() == "hello"  # whoever does not need it goes on
+    assert daemon.stop() == 0
