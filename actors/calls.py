@@ -132,7 +132,7 @@ class Calls:
 
     async def _refused(self, step: str, asked: ToolCall, why: str) -> ChatMessage:
         output = {"name": asked.name, "arguments": asked.arguments, "text": why, "failed": True}
-        self._tell(asked.name, asked.arguments, "failed")
+        self._tell(asked.name, asked.arguments, "failed", why)
         return await self._message(step, asked, await self.ledger.record(step, output))
 
     async def _message(self, step: str, asked: ToolCall, output: Mapping[str, Any]) -> ChatMessage:
@@ -286,7 +286,7 @@ class Calls:
         self._tell(call.tool.name, call.arguments, "started")
         result = await self._run(call, context)
         output = self._output(call, result.text, failed=result.failed)
-        self._tell(call.tool.name, call.arguments, "failed" if result.failed else "done")
+        self._tell(call.tool.name, call.arguments, "failed" if result.failed else "done", result.text)
         found: dict[str, Any] = await self.ledger.end(call.step, output)
         return found
 
@@ -308,7 +308,7 @@ class Calls:
 
     async def _told(self, call: Call, text: str, *, failed: bool) -> dict[str, Any]:
         """Record what the model is told without anything having been done."""
-        self._tell(call.tool.name, call.arguments, "failed" if failed else "done")
+        self._tell(call.tool.name, call.arguments, "failed" if failed else "done", text)
         found: dict[str, Any] = await self.ledger.record(call.step, self._output(call, text, failed=failed))
         return found
 
@@ -329,9 +329,10 @@ class Calls:
             retried=call.step in self.ledger.started,
         )
 
-    def _tell(self, name: str, arguments: Any, state: str) -> None:
+    def _tell(self, name: str, arguments: Any, state: str, why: str = "") -> None:
         text = arguments if isinstance(arguments, str) else canonical(arguments)
-        self.scene.tell("tool", {"name": name, "arguments": text[:500], "state": state})
+        failed = {"text": why[:500]} if state == "failed" else {}
+        self.scene.tell("tool", {"name": name, "arguments": text[:500], "state": state} | failed)
 
 
 def shown(

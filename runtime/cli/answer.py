@@ -131,9 +131,12 @@ def _tool(data: dict[str, Any]) -> str:
     name, state = cell(data.get("name")), data.get("state")
     if state == "done":
         return ""  # the line of its start stands above
+    if state != "started":
+        why = first_line(str(data.get("text") or ""), columns())
+        return f"tool {name} {cell(state)}" + (f": {why}" if why else "")
     given = data.get("arguments")
     said = given if isinstance(given, str) else dump(given) if given else ""
-    return f"tool {name} {escape(said) if state == 'started' else cell(state)}"
+    return f"tool {name} {escape(said)}"
 
 
 def asked(agent: str, data: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ def jobs() -> None:
 
 @click.command()
 @filter_options
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
+@click.option("-n", "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
 @json_option
 def ls(limit: int, as_json: bool, **where: Any) -> None:
     """List jobs, newest first."""
@@ -55,7 +55,7 @@ def ls(limit: int, as_json: bool, **where: Any) -> None:
 @click.option("--queue", help="Only those on this queue.")
 @click.option("--kind", help="Only those of this kind.")
 @click.option("--tag", help="Only those with this tag.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
+@click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
 @json_option
 def dead_letter(limit: int, as_json: bool, **where: Any) -> None:
     """Show the dead letter: jobs that failed for good, newest first, with the error of each attempt."""

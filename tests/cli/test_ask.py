@@ -172,7 +172,8 @@ ASIDES = [
     ("tool", {"name": "files.read", "arguments": {"path": "a\x1b[2J\nb"}, "state": "started"}),
     ("tool", {"name": "files.read", "arguments": {"path": "a"}, "state": "done"}),
     ("tool", {"name": "fetch\x07", "arguments": '{"url": "u"}', "state": "started"}),
-    ("tool", {"name": "fetch\x07", "arguments": "{}", "state": "failed"}),
+    ("tool", {"name": "fetch\x07", "arguments": "{}", "state": "failed", "text": "no\x1bsuch host\nat all"}),
+    ("tool", {"name": "old", "arguments": "{}", "state": "failed"}),
     ("approval", {"id": "0193-p", "tool": "shell", "arguments": {"argv": ["ls", "\u202e"]}}),
     ("waiting", {"reason": "signal"}),
     ("restarted", {}),
@@ -198,7 +199,8 @@ def test_what_happens_on_the_way_is_told_on_stderr_and_the_answer_stays_whole(
     assert ended.err == (
         'tool files.read {"path": "a\\u001b[2J\\nb"}\n'
         'tool fetch\\x07 {"url": "u"}\n'
-        "tool fetch\\x07 failed\n"
+        "tool fetch\\x07 failed: no\\x1bsuch host \N{HORIZONTAL ELLIPSIS}\n"
+        "tool old failed\n"
         'approval: assistant asks to call shell {"argv": ["ls", "\\u202e"]}\n'
         "  next: understudy approvals allow 0193-p, or: understudy approvals deny 0193-p\n"
         "(asks ada: understudy runs show 0193-y)\n"
