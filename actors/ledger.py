@@ -13,7 +13,7 @@ import anyio
 from actors.budget import units
 from runtime.attempt_record import kept
 from runtime.clock import Clock
-from runtime.errors import BudgetSpent, LeaseLost, TooManySteps
+from runtime.errors import BudgetSpent, LeaseLost, TooManySteps, UnderstudyError
 from runtime.outcomes import Suspended
 from runtime.store import port
 from schemas.jobs import Claimed
@@ -93,7 +93,7 @@ class Ledger:
         """Record that a step failed, so that it may be begun again, and what was *lost* with it; it is written though
         the turn is being cancelled.
         """
-        said = f"{type(error).__name__}: {error}"[:MAX_ERROR].encode(errors="replace").decode()
+        said = told(error)[:MAX_ERROR].encode(errors="replace").decode()
         now = self.clock.now()
         failed = port.EndStep(self.job, name, now, error=said, charge=charge)
         with anyio.CancelScope(shield=True):
@@ -137,3 +137,10 @@ def day_is_spent(charge: port.Charge, limit: str) -> BudgetSpent:
         tokens = charge.input_tokens + charge.output_tokens
         name, needs = "day_tokens", f"up to {tokens} tokens with the next call, and {charge.max_tokens} a day"
     return BudgetSpent(f"the day's budget of {charge.agent} does not reach: {needs} are allowed", limit=name)
+
+
+def told(error: BaseException) -> str:
+    """Return what a person is told of how a step failed."""
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return "it was cut off"  # by a cancel, a stop or a deadline; what asyncio says of it helps nobody
+    return error.detail if isinstance(error, UnderstudyError) else f"{type(error).__name__}: {error}"
