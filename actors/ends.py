@@ -1,11 +1,12 @@
 """How attempts ended, and what that means: for their jobs, for suspects, and for the rate of their queue."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from actors import encoding
 from actors.company import Company
-from actors.entry import Entry
+from actors.entry import Entry, given_up
 from actors.plan import Planner
 from actors.rows import Rows
 from actors.settle import settle
@@ -19,10 +20,10 @@ NO_ROOM: Final = Outcome(ok=False, snooze=True, unasked=True, retry_after_ms=100
 
 
 class Ends:
-    """Ends of attempts that are not written yet."""
+    """Ends of attempts that are not written yet. *take_back* has all that a worker holds by the database go back."""
 
-    def __init__(self, house: Company, planner: Planner, rows: Rows) -> None:
-        self.house, self.planner, self.rows = house, planner, rows
+    def __init__(self, house: Company, planner: Planner, rows: Rows, take_back: Callable[[str], None]) -> None:
+        self.house, self.planner, self.rows, self._take_back = house, planner, rows, take_back
         self._noted: list[tuple[Claimed, Outcome]] = []
 
     def __bool__(self) -> bool:
@@ -41,8 +42,22 @@ class Ends:
         def failed(_: StoreError) -> None:
             self._noted += [(claimed, replace(outcome, tokens=None)) for claimed, outcome in ends]
 
+        def apart(_: StoreError) -> list[Entry]:
+            return [alone(finish, end) for finish, end in zip(finishes, ends, strict=True)]
+
+        def alone(finish: port.Finish, end: tuple[Claimed, Outcome]) -> Entry:
+            def failed(_: StoreError) -> None:
+                self._noted.append((end[0], replace(end[1], tokens=None)))
+
+            return Entry(port.FinishJobs((finish,), now), failed=failed, apart=lambda error: [in_short(finish, error)])
+
+        def in_short(finish: port.Finish, error: StoreError) -> Entry:
+            why = problem("job.failed", f"how it ended cannot be kept: {error.detail}")
+            short = port.Finish(finish.fence, "failed", "permanent", error=why.model_dump_json())
+            return Entry(port.FinishJobs((short,), now), apart=given_up(lambda _: self._take_back(finish.fence.worker)))
+
         finishes = tuple([self._settled(claimed, outcome, now) for claimed, outcome in ends])
-        return Entry(port.FinishJobs(finishes, now), failed=failed)
+        return Entry(port.FinishJobs(finishes, now), failed=failed, apart=apart)
 
     def _settled(self, claimed: Claimed, outcome: Outcome, now: int) -> port.Finish:
         result = None

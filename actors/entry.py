@@ -1,7 +1,7 @@
 """A change of the queue's next commit, with what hangs on its result and on its failure."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from runtime.core.actor import Promise
 from runtime.errors import StoreError
@@ -13,11 +13,19 @@ def ignore(_: Any) -> None:
 
 
 class Entry(NamedTuple):
-    """A change, and who is told of its result or of its failure."""
+    """A change, and who is told of its result or of its failure.
+
+    apart  what is written in its place where the store refuses it for what is in it, which no later try would mend:
+           its parts, or less than was wanted, or nothing. Without, it is tried again as it stands
+    """
 
     change: Change
     heard: Callable[[Any], None] = ignore
     failed: Callable[[StoreError], None] = ignore
+    apart: "Apart | None" = None
+
+
+Apart: TypeAlias = Callable[[StoreError], list[Entry]]
 
 
 def again(noted: list[Any], one: Any, _: StoreError) -> None:
@@ -29,3 +37,13 @@ def fail_all(promises: list[Promise], error: StoreError) -> None:
     """Tell everybody who waits."""
     for promise in promises:
         promise.fail(error)
+
+
+def given_up(failed: Callable[[StoreError], None] = ignore) -> Apart:
+    """Return the `apart` of what is not written at all then; *failed* is told why."""
+
+    def apart(error: StoreError) -> list[Entry]:
+        failed(error)
+        return []
+
+    return apart

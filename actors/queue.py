@@ -1,6 +1,7 @@
 """The queue: takes jobs in, hands them to workers that have room, and records how they end, many to one commit."""
 
 import json
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -12,7 +13,7 @@ from actors.asked import Asked, Notes, inserted
 from actors.beats import Beats
 from actors.company import Company
 from actors.ends import NO_ROOM, Ends
-from actors.entry import Entry, again, fail_all
+from actors.entry import Entry, again, fail_all, given_up
 from actors.plan import Planner, Share
 from actors.rows import Rows
 from actors.seats import Seats
@@ -22,7 +23,7 @@ from runtime import log
 from runtime.attempt import STOPPED
 from runtime.core.actor import Promise, Terminated, handles
 from runtime.core.deadlines import Timer
-from runtime.errors import ActorError, MailboxFull, StoreError, UnderstudyError
+from runtime.errors import ActorError, MailboxFull, StoreError, StoreRejected, UnderstudyError
 from runtime.sandbox.process import host_boot, kill_group
 from runtime.store import port
 from schemas.base import Message
@@ -75,7 +76,7 @@ class Queue(Asked):
         self.rows = Rows(house, self.planner, self._row_changed)
         self.beats = Beats(house, self.seats)
         self.words = Words(house.bus)
-        self.ends = Ends(house, self.planner, self.rows)
+        self.ends = Ends(house, self.planner, self.rows, self._take_back)
         self.alarms = Alarms(house, lambda wait, message: self.ctx.after(wait, message))
         self.draining = False
         self.flushing = self.woken = False
@@ -330,23 +331,63 @@ class Queue(Asked):
             entries = self._gather()
             if not entries:
                 break
-            self.flushing = True
-            try:
-                results = await self.house.store.commit([entry.change for entry in entries])
-            except StoreError as error:
-                self._store_failed(error, entries)
+            if not await self._write_all(entries):
                 break
-            finally:
-                self.flushing = False
-            self.store_down = False
-            self.house.store_trouble = None
-            for entry, result in zip(entries, results, strict=True):
-                entry.heard(result)
             if self.alarms.asks:
                 await self._look(self.alarms.ask)
         at, self.planner.look_at = self.planner.look_at, None
         if at is not None:
             self.alarms.look_at(at)
+
+    async def _write_all(self, entries: list[Entry]) -> bool:
+        """Commit *entries*, and have everybody told. Return whether the store takes what is fit to be written."""
+        try:
+            results = await self._write([entry.change for entry in entries])
+        except StoreRejected as error:
+            refused = error
+        except StoreError as error:
+            self._store_failed(error, entries)
+            return False
+        else:
+            self._store_works()
+            for entry, result in zip(entries, results, strict=True):
+                entry.heard(result)
+            return True
+        return await self._write_apart(refused, entries)
+
+    async def _write(self, changes: list[port.Change]) -> list[Any]:
+        """Commit. Raises StoreError; StoreRejected also for what the store could not even begin to write."""
+        self.flushing = True
+        try:
+            return await self.house.store.commit(changes)
+        except StoreError:
+            raise
+        except Exception as error:
+            logger.exception("commit_failed")
+            raise StoreRejected(f"it cannot be written: {type(error).__name__}: {error}") from error
+        finally:
+            self.flushing = False
+
+    async def _write_apart(self, error: StoreRejected, entries: list[Entry]) -> bool:
+        """Commit *entries* one by one, since the store refuses something in them: what is at fault must not hold up
+        what is not. Return whether the store takes the others.
+        """
+        logger.error("commit_taken_apart", reason=error.detail, entries=len(entries))
+        waiting = deque(entries)
+        while waiting:
+            entry = waiting.popleft()
+            try:
+                (result,) = await self._write([entry.change])
+            except StoreError as refused:
+                if entry.apart is None or not isinstance(refused, StoreRejected):
+                    self._store_failed(refused, [entry, *waiting])
+                    return False
+                logger.error("change_refused", change=type(entry.change).__name__, reason=refused.detail)
+                waiting.extendleft(reversed(entry.apart(refused)))
+            else:
+                entry.heard(result)
+        self._store_works()
+        return True
 
     async def _look_at_suspects(self) -> None:
         """Find out which suspects wait for their turn: while another rests, it is nobody's turn to be alone."""
@@ -423,10 +464,18 @@ class Queue(Asked):
             inserts, notes.inserts = notes.inserts, []
             rows = tuple([row for row, _ in inserts])
             failed = partial(fail_all, [promise for _, promise in inserts])
-            entries.append(Entry(port.InsertJobs(rows, now), partial(self._inserted, inserts), failed))
+            apart = partial(self._inserts_apart, inserts, now)
+            entries.append(Entry(port.InsertJobs(rows, now), partial(self._inserted, inserts), failed, apart))
         if notes.wishes:
             wishes, notes.wishes = notes.wishes, []
-            entries += [Entry(wish.change, wish.heard, wish.failed) for wish in wishes]
+            entries += [Entry(wish.change, wish.heard, wish.failed, given_up(wish.failed)) for wish in wishes]
+
+    def _inserts_apart(self, inserts: list[tuple[port.JobRow, Promise]], now: int, _: StoreError) -> list[Entry]:
+        return [
+            Entry(port.InsertJobs((row,), now), partial(self._inserted, [one]), promise.fail, given_up(promise.fail))
+            for one in inserts
+            for row, promise in (one,)
+        ]
 
     def _inserted(self, inserts: list[tuple[port.JobRow, Promise]], found: list[port.Inserted]) -> None:
         for (row, promise), result in zip(inserts, found, strict=True):
@@ -530,6 +579,10 @@ class Queue(Asked):
         for job in found:
             if job.status in ENDED:
                 self.planner.suspects.pop(job.id, None)
+
+    def _store_works(self) -> None:
+        self.store_down = False
+        self.house.store_trouble = None
 
     def _store_failed(self, error: StoreError, entries: list[Entry]) -> None:
         """Refuse who asked, keep what attempts reported, and try again in a second: degraded, not dead."""

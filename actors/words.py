@@ -4,7 +4,7 @@ import json
 from functools import partial
 from typing import Any, Final
 
-from actors.entry import Entry, again
+from actors.entry import Entry, again, given_up
 from runtime.core.actor import Promise
 from runtime.events import EventBus
 from runtime.store import port
@@ -59,15 +59,20 @@ class Words:
         found: list[Entry] = []
         if all_:
             logs, self._logs = self._logs, []
-            found += [Entry(lines, failed=partial(again, self._logs, lines)) for lines in logs]
+            found += [Entry(lines, failed=partial(again, self._logs, lines), apart=given_up()) for lines in logs]
             progress, self._progress = self._progress, {}
-            found += [Entry(change) for change in progress.values()]
+            found += [Entry(change, apart=given_up()) for change in progress.values()]
         processes, self._processes = self._processes, []
         fresh = {told.lease.worker: (told.pgid, told.started) for told, _ in processes if told.kept}
         if fresh:
             kept = self._kept | fresh
             found.append(Entry(port.PutSetting(KEPT, json.dumps([*kept.values()])), lambda _: self._kept.update(fresh)))
         return found + [
-            Entry(port.RecordProcess(told.lease, told.pgid, told.started), promise.resolve, promise.fail)
+            Entry(
+                port.RecordProcess(told.lease, told.pgid, told.started),
+                promise.resolve,
+                promise.fail,
+                given_up(promise.fail),
+            )
             for told, promise in processes
         ]

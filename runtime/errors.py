@@ -457,6 +457,13 @@ class StoreCorrupt(StoreError):
     error_class: ClassVar[ErrorClass] = "permanent"
 
 
+class StoreRejected(StoreError):
+    """The database refuses what was to be written for what is in it; nothing was written, and no later try will be."""
+
+    code: ClassVar[str] = "store.rejected"
+    error_class: ClassVar[ErrorClass] = "permanent"
+
+
 class VersionConflict(StoreError):
     """A row was saved by somebody else since it was read; nothing was written."""
 

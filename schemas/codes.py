@@ -320,6 +320,13 @@ CODES: Final[dict[str, Code]] = {
         503, True, EXIT_TEMPORARY, "The database is locked by another program", "Close the other program."
     ),
     "store.failed": Code(503, True, EXIT_TEMPORARY, "The database failed", "`understudy doctor` checks it."),
+    "store.rejected": Code(
+        500,
+        False,
+        EXIT_FAILED,
+        "The database refuses what was to be written",
+        "Nothing of it was written. This is a fault of ours; `understudy logs --level error` has more.",
+    ),
     "store.newer": Code(
         409,
         False,

@@ -90,7 +90,7 @@ class Disk(MemoryStore):
     """A store whose commits are kept for the test, and that fails as it is told to.
 
     refuses   every commit, until it is None again
-    breaks    the next commit, with an error that is none of a store's
+    spoils    says of a change why no commit with it can be written; None where it can
     unheard   the next commit with a change of this type is written, and nobody hears of it
     takes     seconds that a commit takes
     claimed   what each claim has found
@@ -99,7 +99,7 @@ class Disk(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.refuses: StoreError | None = None
-        self.breaks: Exception | None = None
+        self.spoils: Callable[[Change], Exception | None] = lambda change: None
         self.unheard: type | None = None
         self.takes = 0.0
         self.commits: list[tuple[Change, ...]] = []
@@ -109,9 +109,8 @@ class Disk(MemoryStore):
     async def commit(self, changes: Any) -> list[Any]:
         if self.takes:
             await anyio.sleep(self.takes)
-        breaks, self.breaks = self.breaks, None
-        if breaks is not None:
-            raise breaks
+        for error in filter(None, map(self.spoils, changes)):
+            raise error
         if self.refuses is not None:
             self.refused += 1
             raise self.refuses

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
+from actors.plan import Planner
 from actors.tree import Queue
 from runtime.core.spec import ChildSpec
 from runtime.errors import ActorCrashed, ActorStopped, StoreError, StoreFull, problem
@@ -189,11 +190,15 @@ async def test_workers_are_listed_while_they_are_there(stage: Any) -> None:
 # -- a restart of the queue, and of the daemon -------------------------------------------------------------------------
 
 
-async def test_a_crash_of_the_queue_loses_no_job_and_no_worker(whole: Any) -> None:
+async def test_a_crash_of_the_queue_loses_no_job_and_no_worker(whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        monkeypatch.undo()
+        raise ValueError("a bug")
+
     async with whole("[runtime]\npool = 2\nchild_pool = 1") as s:
         long = await s.submit("sleep", args={"seconds": 50})
         await s.until(long.id, "active")
-        s.disk.breaks = ValueError("a bug")
+        monkeypatch.setattr(Planner, "plan", broken)
         with pytest.raises(ActorCrashed):
             await s.submit()
         await anyio.sleep(31)  # running work has its time to end before the workers are started anew

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import aiosqlite
 
-from runtime.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
+from runtime.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreReadOnly, StoreRejected
 
 T = TypeVar("T")
 
@@ -24,6 +24,13 @@ Durability = Literal["full", "relaxed"]
 
 BUSY_TIMEOUT_MS: Final = 5_000
 SYNCHRONOUS: Final[dict[Durability, int]] = {"full": 2, "relaxed": 1}
+REFUSALS: Final = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    sqlite3.NotSupportedError,
+)
 NOT_A_DATABASE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -161,6 +168,8 @@ def translate(error: sqlite3.Error, path: Path) -> StoreError:
         return StoreBusy(f"{path.name} is locked by another program", retry_after=1.0)
     if code in NOT_A_DATABASE:
         return StoreCorrupt(f"{path.name} is damaged: {text}")
+    if isinstance(error, REFUSALS):
+        return StoreRejected(f"{path.name} refuses what was to be written: {text}")
     return StoreError(f"{path.name}: {text}")
 
 
