@@ -198,7 +198,11 @@ class System(People, Approvals, Runs, Providers):
         settings = self.house.loaded.settings.agents.get(job.queue.removeprefix("agent:"))
         if not (kind is not None and kind.lane == "loop") and (settings is None or settings.actor is None):
             return None
-        return next((suspect for suspect, _ in await self.house.store.suspects() if suspect != job.id), None)
+        for suspect, _ in await self.house.store.suspects():
+            found = None if suspect == job.id else await self.house.store.job(suspect)
+            if found is not None and found.status in ("pending", "active"):  # one that rests holds up nobody
+                return suspect
+        return None
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 

@@ -214,6 +214,23 @@ async def test_why_tells_of_the_queue_and_who_paused_it(daemon: Any) -> None:
         assert (await asked(s)(WhyJob(id=job))).reasons[0].data["by"] == "ada"
 
 
+async def test_why_names_a_suspect_only_while_it_holds_up_others(daemon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with daemon() as s:
+        job, rests, waits = [
+            (await s.submit(**on)).id for on in ({"queue": "slow"}, {"delay_ms": 60_000}, {"queue": "slow"})
+        ]
+        suspects = [(rests, "agent:one")]
+
+        async def found() -> list[tuple[str, str]]:
+            return suspects
+
+        monkeypatch.setattr(s.disk, "suspects", found)
+        assert "suspect" not in await codes(s, job)
+        suspects.append((waits, "agent:one"))
+        reasons = (await asked(s)(WhyJob(id=job))).reasons
+        assert [reason.data["job"] for reason in reasons if reason.code == "suspect"] == [waits]
+
+
 async def test_why_tells_that_all_workers_of_its_pool_are_busy_or_drained(daemon: Any) -> None:
     async with daemon() as s:
         for _ in range(2):

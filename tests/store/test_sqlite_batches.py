@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from runtime.errors import LeaseLost, StoreError
+from runtime.errors import LeaseLost, StoreError, StoreRejected
 from runtime.store.port import (
     AppendEvents,
     ClaimJobs,
@@ -179,7 +179,7 @@ async def test_an_id_that_is_there_already_fails_its_own_caller_alone(sqlite: Sq
     sqlite.watch(moves.extend)
     names = ["a", "taken", "b", "c"]
     answers = await commit_all(sqlite, [[InsertJobs((row(name),), now=NOW)] for name in names])
-    assert [isinstance(answer, StoreError) for answer in answers] == [False, True, False, False]
+    assert [isinstance(answer, StoreRejected) for answer in answers] == [False, True, False, False]
     assert set(await statuses(sqlite)) == {"taken", "a", "b", "c"}
     assert sum(move.jobs for move in moves) == 3
     assert await told(sqlite, "job.enqueued") == ["taken", "a", "b", "c"]
