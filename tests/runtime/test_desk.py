@@ -131,6 +131,7 @@ def stage() -> Callable[[], Any]:
             repairs={},
             store_trouble=None,
             draining=False,
+            troubles=list,
         )
 
         def make() -> Ada:
@@ -178,6 +179,7 @@ async def test_a_daemon_that_does_its_work_is_ok(stage: Any) -> None:
 async def test_health_says_what_is_wrong_and_the_gravest_first(stage: Any) -> None:
     async with stage() as s:
         s.house.store_trouble = "no space left"
+        s.house.troubles = lambda: ["the MCP server maps is not up: it was stopped"]
         s.desk.watchdog.blocked = {"actor": "agent:sly", "message": "m", "seconds": 3.21, "stack": ""}
         s.system.quarantine("agent:ada", "it broke")
         with anyio.fail_after(5):
@@ -189,6 +191,7 @@ async def test_health_says_what_is_wrong_and_the_gravest_first(stage: Any) -> No
             "the store refuses writes: no space left",
             "the event loop is blocked for 3.2 s by agent:sly",
             "agent:ada is quarantined: it broke",
+            "the MCP server maps is not up: it was stopped",
         )
         s.desk.safe_mode = "the last 3 starts failed"
         assert (s.desk.health().health, s.desk.health().reasons[0]) == ("safe_mode", "the last 3 starts failed")
