@@ -10,7 +10,7 @@ import click
 from runtime.cli import daemon
 from runtime.cli.answer import ways_to_answer
 from runtime.cli.lazy import LazyGroup
-from runtime.cli.params import json_option, person
+from runtime.cli.params import json_option, person, read_stdin
 from runtime.cli.text import ago, cell, dump, escape, fields, first_line, is_tty, note, say, say_json, table, when
 
 LIST: Final = ("ID", "AGENT", "TOOL", "ARGUMENTS", "STATUS", "ASKED", "EXPIRES")
@@ -152,7 +152,7 @@ def _edited(given: str) -> dict[str, Any]:
     text = given
     try:
         if given == "-":
-            text = sys.stdin.read()
+            text = read_stdin()
         elif given.startswith("@"):
             text = Path(given[1:]).read_text(encoding="utf-8")
         value = json.loads(text)

@@ -87,6 +87,11 @@ def not_running(error: NotRunning) -> Failure:
     return Failure(f"{detail} Start it: understudy up", code=EXIT_NOT_RUNNING, bare=True)
 
 
+def without_start(failure: Failure) -> str:
+    """Return that the daemon is down, for those who do not want it up."""
+    return failure.what.partition(" Start it:")[0]
+
+
 def _call(
     method: str,
     path: str,

@@ -125,7 +125,7 @@ def look_at_daemon() -> Iterator[Check]:
         status = daemon.get("/v1/status", timeout=daemon.HELLO_TIMEOUT)
     except Failure as failure:
         state: Literal["warn", "fail"] = "warn" if failure.exit == EXIT_NOT_RUNNING else "fail"
-        found = failure.what.partition(" Start it:")[0]
+        found = daemon.without_start(failure)
         yield Check("daemon", state, found, failure.hint or "understudy up")
         return
     yield Check("daemon", "ok", f"pid {hello['pid']}")

@@ -11,7 +11,7 @@ from runtime.cli import daemon
 from runtime.cli.failure import Failure
 from runtime.cli.job_options import new_job, what_options, when_options
 from runtime.cli.jobs_wait import attend
-from runtime.cli.params import DURATION, json_option
+from runtime.cli.params import DURATION, json_option, read_stdin
 from runtime.cli.text import escape, is_tty, note, say, say_json
 from schemas.codes import EXIT_USAGE
 
@@ -78,7 +78,7 @@ def submit_batch(file: str, key: str | None, as_json: bool) -> None:
 
 def _text(file: str) -> str:
     if file == "-":
-        return sys.stdin.read()
+        return read_stdin()
     try:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

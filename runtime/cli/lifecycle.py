@@ -16,7 +16,7 @@ from runtime.cli.params import DURATION, json_option
 from runtime.cli.text import cell, escape, note, say, say_json
 from runtime.config_report import render
 from runtime.control import wire
-from schemas.codes import EXIT_FAILED, EXIT_TIMEOUT
+from schemas.codes import EXIT_FAILED, EXIT_NOT_RUNNING, EXIT_TIMEOUT
 
 POLL: Final = 0.05
 READY_WITHIN: Final = 60.0
@@ -94,7 +94,12 @@ def _ending(code: int) -> str:
 @click.option("--timeout", type=DURATION, default=60.0, show_default="60s", help="How long to wait for its end.")
 def down(now: bool, timeout: float) -> None:
     """Stop the daemon and wait until it is gone."""
-    pid = int(daemon.hello()["pid"])
+    try:
+        pid = int(daemon.hello()["pid"])
+    except Failure as failure:
+        if failure.exit != EXIT_NOT_RUNNING:
+            raise
+        raise Failure(daemon.without_start(failure), code=EXIT_NOT_RUNNING, bare=True) from None
     try:
         with deadline(timeout):
             daemon.post("/v1/shutdown", {"now": now}, timeout=timeout + 1)

@@ -140,4 +140,17 @@ def from_stdin(text: str | None, *, missing: str) -> str:
         return text
     if text is None and sys.stdin.isatty():
         raise click.UsageError(missing)
-    return sys.stdin.read()
+    return read_stdin()
+
+
+def read_stdin() -> str:
+    """Return all of stdin. A usage error where it is not UTF-8, which nothing here could take."""
+    text = sys.stdin.read()
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        where = f"line {text.count(chr(10), 0, error.start) + 1}"
+        raise click.UsageError(
+            f"what came in is not UTF-8 ({where}); convert it first: iconv -f LATIN1 -t UTF-8"
+        ) from None
+    return text

@@ -9,7 +9,7 @@ from runtime.cli.params import DURATION, from_stdin, json_value, quoted
 from runtime.cli.text import say_json
 
 
-@click.command(epilog='Example: understudy send queue job.get \'{"id": "0193..."}\' --ask')
+@click.command(epilog='Example: understudy send system job.get \'{"id": "0193..."}\' --ask')
 @click.argument("actor")
 @click.argument("message_type", metavar="TYPE")
 @click.argument("message", metavar="[JSON|-]", default="{}")

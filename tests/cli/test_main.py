@@ -71,11 +71,13 @@ def test_a_daemon_that_is_down_is_exit_code_3_on_every_command_that_needs_it(
         "approvals revoke a t d", "runs ls", "runs show 1", "runs cancel 1", "providers ls", "providers test p",
         "tools pin s", "agents new a", "agents edit a --role r", "agents pause a", "agents resume a",
         "agents restart a", "agents rm a --yes", "agents fork a b c", "agents export a", "why a", "why agent:a",
-        "chat a", "events", "events -f", "reload", "down", "ask a hello", "ask a hello --detach", "send queue x",
+        "chat a", "events", "events -f", "reload", "ask a hello", "ask a hello --detach", "send queue x",
     ]  # fmt: skip
     for command in commands:
         ended = cli(*command.split())
         assert (command, ended.code, ended.out, ended.err) == (command, 3, "", said)
+    ended = cli("down")
+    assert (ended.code, ended.out, ended.err) == (3, "", said.removesuffix(" Start it: understudy up\n") + "\n")
 
 
 def test_a_socket_that_nobody_listens_on_is_told_apart(cli: Callable[..., Any], home: Path) -> None:
