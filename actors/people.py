@@ -16,7 +16,6 @@ from actors.calls import traits_key
 from actors.company import Company
 from actors.limits import effective
 from actors.prompt import public
-from actors.why import READ_ANEW
 from runtime import config
 from runtime.core.actor import Actor, handles
 from runtime.core.spec import ChildSpec
@@ -332,9 +331,7 @@ class People(Actor):
         queue = {row.name: row for row in await store.queues()}.get(f"agent:{name}")
         told: list[tuple[str, str]] = []
         if cell.state == "quarantined":
-            told.append(
-                (f"it is quarantined: {cell.reason}", f"mend it, then: understudy agents restart {name}; {READ_ANEW}")
-            )
+            told.append((f"it is quarantined: {cell.reason}", "mend it, then: understudy reload"))
         elif cell.state == "stopped":
             told.append(("it is not started: the daemon is in safe mode", "understudy status"))
         elif cell.state == "backing_off":

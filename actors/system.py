@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -20,12 +21,12 @@ from actors.why import Pool, Scene, Seat, explain
 from runtime import config
 from runtime.core.actor import handles
 from runtime.core.spec import ChildSpec
-from runtime.errors import ConfigError, JobNotFound
-from runtime.loader import load_object
+from runtime.errors import ConfigError, JobNotFound, LoadFailed
+from runtime.loader import is_stale, load_object, set_aside
 from runtime.store.port import QueueRow, WhyFacts, WorkerRow
 from schemas.agents import WorkerStatus
 from schemas.base import Ack
-from schemas.config import AgentSettings
+from schemas.config import AgentSettings, Settings
 from schemas.jobs import (
     GetJob,
     GetJobLogs,
@@ -225,18 +226,45 @@ class System(People, Approvals, Runs, Providers):
         """Check everything first; only when all of it holds is anything touched."""
         old = self.house.loaded
         new = self.with_personas(config.load(old.path))
-        for name, settings in new.settings.agents.items():
-            if settings.actor is not None and settings != old.settings.agents.get(name):
-                load_object(settings.actor, new.folder)
-        return await self._apply(new, config.diff(old.settings, new.settings))
+        changes, anew = config.diff(old.settings, new.settings), is_stale()
+        used = self._code_in_use(old.settings, new.settings) if anew else ()
+        bring_back = set_aside() if anew else None
+        try:
+            for name, settings in new.settings.agents.items():
+                if settings.actor is not None and (anew or settings != old.settings.agents.get(name)):
+                    load_object(settings.actor, new.folder)
+            for reference in used:
+                load_object(reference, new.folder)
+        except BaseException:
+            if bring_back is not None:
+                bring_back()
+            raise
+        return await self._apply(new, changes, anew=anew)
 
-    async def _apply(self, new: config.Loaded, changes: config.Changes) -> Reloaded:
+    def _code_in_use(self, old: Settings, new: Settings) -> list[str]:
+        """Return the functions that work now and are still wanted: one broken since must not be put in force."""
+        used: set[str] = set()
+        for name, kind in new.kinds.items():
+            if kind.in_loop and old.kinds.get(name) == kind:
+                with suppress(LoadFailed):
+                    load_object(kind.run, self.house.loaded.folder)
+                    used.add(kind.run)
+        for name in old.agents.keys() & new.agents.keys():
+            missing = self.house.toolroom.toolbox(old.agents[name]).missing
+            kept = set(old.agents[name].tools) & set(new.agents[name].tools)
+            used |= {tool for tool in kept if ":" in tool and "/" not in tool and tool not in missing}
+        return sorted(used)
+
+    async def _apply(self, new: config.Loaded, changes: config.Changes, *, anew: bool = False) -> Reloaded:
         by_provider = {
             name
             for name, settings in new.settings.agents.items()
             if name not in changes.added and settings.llm is not None and settings.llm.provider in changes.providers
         }
         wanted = {*changes.changed, *by_provider, *self._quarantined(new.settings.agents)}
+        if anew:  # whoever is made of the old classes knows neither the new ones nor their messages
+            wanted |= {name for name, settings in new.settings.agents.items() if settings.actor is not None}
+            wanted -= {*changes.added}
         restarted = sorted(name for name in wanted if self.ctx.system.has(f"agent:{name}"))  # in safe mode nobody is
         self.house.loaded = new
         self.house.kinds.use(new.settings)
@@ -258,6 +286,7 @@ class System(People, Approvals, Runs, Providers):
             restarted=tuple(restarted),
             unchanged=tuple(unchanged),
             needs_restart=changes.needs_restart,
+            read_anew=anew,
             missing_tools=tuple(self._missing_tools(new.settings.agents)),
         )
 

@@ -22,8 +22,6 @@ ENDS: Final = {"completed": "completed", "failed": "failed", "cancelled": "was c
 
 DAY_MS: Final = 86_400_000
 
-READ_ANEW: Final = "code that is loaded already is read anew by understudy down and understudy up alone"
-
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -294,7 +292,7 @@ def agent(seat: Seat, job: JobView) -> Iterator[Reason]:
     elif seat.state == "quarantined":
         why = f": {seat.reason}" if seat.reason else ""
         text = f"the agent {seat.name} is quarantined{why}"
-        yield reason("agent.quarantined", text, f"mend it, then: understudy reload; {READ_ANEW}")
+        yield reason("agent.quarantined", text, "mend it, then: understudy reload")
     elif seat.state != "running":
         yield reason("agent.away", f"the agent {seat.name} is {seat.state}", f"understudy agents show {seat.name}")
     elif seat.talk is not None:

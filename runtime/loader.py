@@ -9,13 +9,14 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from runtime.errors import ConfigUnsafe, LoadFailed, PackageShadowed
 from runtime.trust import check_trust
+from schemas.base import MESSAGE_TYPES
 
 USER_PACKAGE: Final = "understudy_user"
 OUR_PACKAGES: Final = ("schemas", "runtime", "actors")
@@ -31,8 +32,9 @@ def load_object(reference: str, folder: Path) -> Any:
     """Return what *reference* (`module:name`, `pkg.module:Class.method`) names.
 
     The module is looked for in *folder* first, then among what is installed. It runs once: a second call finds it
-    loaded even if the file has changed since. Raises LoadFailed, whose `data` has the reference and, where the user's
-    code is at fault, file and line; ConfigUnsafe where others could change the file. Blocks while the module runs.
+    loaded even if the file has changed since, until `set_aside`. Raises LoadFailed, whose `data` has the reference and,
+    where the user's code is at fault, file and line; ConfigUnsafe where others could change the file. Blocks while the
+    module runs.
     """
     match = _REFERENCE.fullmatch(reference)
     if match is None:
@@ -48,9 +50,7 @@ def use_folder(folder: Path) -> None:
     package = sys.modules.get(USER_PACKAGE)
     if package is not None and list(package.__path__) == [where]:
         return
-    for name in [name for name, module in list(sys.modules.items()) if _is_of_user(name, module)]:  # others import too
-        del sys.modules[name]
-    _FOUND.clear()
+    _forget()
     package = ModuleType(USER_PACKAGE, "The user's own modules.")
     package.__path__ = [where]
     package.__spec__ = importlib.machinery.ModuleSpec(USER_PACKAGE, None, is_package=True)
@@ -65,6 +65,36 @@ def use_folder(folder: Path) -> None:
 def is_stale() -> bool:
     """Tell whether a file that one of the user's modules came from is not what it was: what is loaded is old then."""
     return any(_state(path) != state for path, state in _FOUND.items())
+
+
+def set_aside() -> Callable[[], None]:
+    """Forget the user's modules, so that whatever is loaded next is read anew; return what brings them back as they
+    were, with the messages that they declare.
+
+    What holds on to their functions, classes and objects keeps them: it has to be made anew as well.
+    """
+    modules = {name: module for name, module in list(sys.modules.items()) if _is_of_user(name, module)}
+    found, messages = dict(_FOUND), dict(MESSAGE_TYPES)
+
+    def bring_back() -> None:
+        _forget()
+        sys.modules.update(modules)
+        _FOUND.update(found)
+        MESSAGE_TYPES.clear()
+        MESSAGE_TYPES.update(messages)
+
+    _forget()
+    for word, message in messages.items():
+        if message.__module__ in modules:  # else it could not be declared by another module now
+            del MESSAGE_TYPES[word]
+    return bring_back
+
+
+def _forget() -> None:
+    for name in [name for name, module in list(sys.modules.items()) if _is_of_user(name, module)]:  # others import too
+        del sys.modules[name]
+    _FOUND.clear()
+    importlib.invalidate_caches()
 
 
 def _state(path: str) -> tuple[int, int]:

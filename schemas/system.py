@@ -84,6 +84,7 @@ class Reloaded(Model):
     restarted: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()
     needs_restart: tuple[str, ...] = Field(default=(), description="settings that only a new start applies")
+    read_anew: bool = Field(default=False, description="whether code had changed and was loaded anew")
     missing_tools: tuple[str, ...] = Field(default=(), description="functions that agents name and that are not there")
 
 

@@ -161,4 +161,6 @@ def reloaded(result: dict[str, Any]) -> str:
         for what in ("added", "removed", "restarted")
         if result.get(what)
     ]
+    if result.get("read_anew"):
+        lines.append("code       has changed, and was read anew")
     return "\n".join(lines) or escape(f"in force; no agent changed ({len(result.get('unchanged', ()))})")

@@ -441,6 +441,48 @@ async def test_a_mistake_leaves_everything_as_it_was(daemon: Any, tmp_path: Path
         assert await answer(s, "count") == "1 of 10"
 
 
+async def test_a_reload_reads_changed_code_anew_and_whoever_is_made_of_it_starts_again(
+    daemon: Any, tmp_path: Path
+) -> None:
+    async with daemon(CONFIG.replace("[agents.ada]", "[agents.ada]\n    tools = ['more:look']"), more_py=LOOK) as s:
+        assert await answer(s, "count") == "1 of 10"
+        assert (await asked(s)(Reload())).read_anew is False
+        (tmp_path / "agents.py").write_text(textwrap.dedent(AGENTS).replace(" of {", " out of {"))
+        found = await asked(s)(Reload())
+        assert (found.read_anew, found.restarted, found.unchanged) == (True, ("count",), ("ada",))
+        assert await answer(s, "count") == "2 out of 10"  # its message was declared anew, and its state was kept
+        (tmp_path / "more.py").write_text("def look(where: str) -> str:\n    'Look there.'\n    return where\n")
+        assert (await asked(s)(Reload())).read_anew is True
+        tool = s.house.toolroom.toolbox(s.house.loaded.settings.agents["ada"]).tools["more:look"]
+        assert tool.description == "Look there."
+
+
+LOOK = "def look(where: str) -> str:\n    'Look.'\n    return where\n"
+
+
+@pytest.mark.parametrize("file", ["agents.py", "more.py"])
+async def test_code_that_was_broken_since_is_not_put_in_force(daemon: Any, tmp_path: Path, file: str) -> None:
+    async with daemon(CONFIG.replace("[agents.ada]", "[agents.ada]\n    tools = ['more:look']"), more_py=LOOK) as s:
+        assert await answer(s, "count") == "1 of 10"
+        assert s.house.toolroom.toolbox(s.house.loaded.settings.agents["ada"]).missing == {}
+        (tmp_path / file).write_text("def look(:\n")
+        with pytest.raises(LoadFailed, match=f"{file}, line 1: SyntaxError"):
+            await asked(s)(Reload())
+        assert await answer(s, "count") == "2 of 10"
+        assert s.system.cell("agent:count").incarnation == 1
+        assert s.house.toolroom.toolbox(s.house.loaded.settings.agents["ada"]).missing == {}
+
+
+async def test_a_parked_agent_whose_code_was_mended_works_after_a_reload(daemon: Any, tmp_path: Path) -> None:
+    async with daemon() as s:
+        for _ in range(6):
+            await s.until(await s.say("count", "quit", max_attempts=1))
+        assert s.system.cell("agent:count").state == "quarantined"
+        (tmp_path / "agents.py").write_text(textwrap.dedent(AGENTS).replace('raise ValueError("broken")', "pass"))
+        await asked(s)(Reload())
+        assert await answer(s, "count", "quit") == "1 of 10"
+
+
 async def test_a_changed_provider_restarts_those_who_speak_with_it(daemon: Any, tmp_path: Path) -> None:
     async with daemon() as s:
         write(tmp_path, CONFIG + "    [providers.scripted]\n    dir = 'plays'\n")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from actors.rates import Bucket
-from actors.why import EXPLAIN, READ_ANEW, Pool, Scene, Seat, explain, moment
+from actors.why import EXPLAIN, Pool, Scene, Seat, explain, moment
 from runtime.errors import problem
 from runtime.store.port import ChildResult, QueueRow, WhyFacts
 from schemas.jobs import MOVES, REASONS, AttemptView, EdgeView, JobView, Rate, StepView, WhyView
@@ -330,7 +330,7 @@ def test_nobody_has_a_hand_free(pool: Pool, code: str, text: str, hint: str) -> 
             Seat("ada", "quarantined", "ValueError: broken"),
             "agent.quarantined",
             "the agent ada is quarantined: ValueError: broken",
-            f"mend it, then: understudy reload; {READ_ANEW}",
+            "mend it, then: understudy reload",
         ),
         (
             Seat("ada", "backing_off"),
